@@ -1,0 +1,1 @@
+"""Experiment configurations: ``get_config()`` returns an ``ml_collections.ConfigDict``."""

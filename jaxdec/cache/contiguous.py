@@ -1,0 +1,103 @@
+"""Contiguous layout: one fixed-capacity buffer per row, committed entries first."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdec.attention.dense import dense_attention
+from jaxdec.typing import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class ContiguousCache:
+    """Keys and values in one array per layer, so that each layer's update happens in place under donation.
+
+    Attributes:
+      keys: per layer, ``[B, G, S, E]``.
+      values: per layer, ``[B, G, S, E]``.
+      length: committed entries per row.
+    """
+
+    keys: tuple[Float[Array, "B G S E"], ...]
+    values: tuple[Float[Array, "B G S E"], ...]
+    length: Int[Array, "B"]
+
+    @classmethod
+    def create(
+        cls, *, num_layers: int, batch_size: int, capacity: int, num_kv_heads: int, head_dim: int, dtype: Any
+    ) -> "ContiguousCache":
+        """Return an empty cache.
+
+        Raises:
+          ValueError: a size below 1.
+        """
+        for name, size in [("num_layers", num_layers), ("batch_size", batch_size), ("capacity", capacity)]:
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        shape = (batch_size, num_kv_heads, capacity, head_dim)
+        return cls(
+            keys=tuple(jnp.zeros(shape, dtype) for _ in range(num_layers)),
+            values=tuple(jnp.zeros(shape, dtype) for _ in range(num_layers)),
+            length=jnp.zeros(batch_size, jnp.int32),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Slots per row."""
+        return self.keys[0].shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held."""
+        return sum(array.nbytes for array in (*self.keys, *self.values))
+
+    def mask(self, num_new: int, visible: Bool[Array, "B T T"] | None) -> Bool[Array, "B T S"]:
+        """Which slots each new token may read: all committed ones, and the new ones that ``visible`` allows."""
+        slot = jnp.arange(self.capacity)
+        offset = slot[None, None, :] - self.length[:, None, None]  # index among the new tokens, negative if committed
+        if visible is None:
+            return offset <= jnp.arange(num_new)[None, :, None]
+        new = jnp.take_along_axis(visible, jnp.clip(offset, 0, num_new - 1), axis=2)
+        return (offset < 0) | ((offset < num_new) & new)
+
+    def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "ContiguousCache":
+        """Write one layer's new keys and values at ``length`` of each row."""
+        return self.replace(
+            keys=_replace(self.keys, layer, _write(self.keys[layer], keys.swapaxes(1, 2), self.length)),
+            values=_replace(self.values, layer, _write(self.values[layer], values.swapaxes(1, 2), self.length)),
+        )
+
+    def attend(
+        self, layer: int, queries: Float[Array, "B T H E"], mask: Bool[Array, "B T S"]
+    ) -> Float[Array, "B T H E"]:
+        """Dense attention over the slots that ``mask`` allows."""
+        return dense_attention(queries, self.keys[layer], self.values[layer], mask)
+
+    def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "ContiguousCache":
+        """Move the entries of ``path`` behind ``length`` and advance it by ``count``."""
+        advanced = self.replace(length=self.length + count)
+        if path is None:
+            return advanced
+
+        def move(buffer):
+            chosen = jnp.take_along_axis(buffer, (self.length[:, None] + path)[:, None, :, None], axis=2)
+            return _write(buffer, chosen, self.length)  # entries past count land in unused slots
+
+        return advanced.replace(keys=tuple(map(move, self.keys)), values=tuple(map(move, self.values)))
+
+    def fork(self, rows: Int[Array, "R"]) -> "ContiguousCache":
+        """Copy rows: row ``r`` of the result is row ``rows[r]``."""
+        return jax.tree.map(lambda array: array[rows], self)
+
+
+def _replace(arrays: tuple, index: int, value: Array) -> tuple:
+    return (*arrays[:index], value, *arrays[index + 1 :])
+
+
+def _write(buffer: Float[Array, "B G S E"], new: Float[Array, "B G T E"], start: Int[Array, "B"]) -> Array:
+    """Write ``new[b]`` at ``start[b]``. One in-place slice update per row: a batched one becomes a slow scatter on CPU."""
+    for row in range(buffer.shape[0]):
+        buffer = jax.lax.dynamic_update_slice(buffer, new[row : row + 1].astype(buffer.dtype), (row, 0, start[row], 0))
+    return buffer

@@ -1,0 +1,1 @@
+"""Metrics and graders of decoded text."""

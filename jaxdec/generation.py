@@ -1,0 +1,296 @@
+"""Text in, text out: the methods of :mod:`jaxdec.decoding` applied to a loaded model and its tokenizer."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdec.chat_template import render_chat
+from jaxdec.compat import CompileClock
+from jaxdec.decoding.loop import UNLIMITED, Method, advance, start
+from jaxdec.decoding.methods import build_method
+from jaxdec.decoding.sampling import Sampling
+from jaxdec.decoding.state import Prompt
+from jaxdec.loading import LoadedModel
+
+STEPS_BETWEEN_STOP_CHECKS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One text and how it came about.
+
+    Attributes:
+      text: decoded new tokens, cut before the first stop string.
+      token_ids: the new tokens; the end token is included if one was emitted.
+      new_tokens: their number.
+      finish_reason: ``"eos"``, ``"stop"`` (a stop string), ``"length"`` (the budget) or ``"interrupted"``.
+      log_prob: sum of the model's own log-probabilities of all tokens decoded (nats).
+      score: what the method ranks its texts by.
+      target_calls: forward passes of the target model that worked on this text, the prefill included.
+      tokens_per_call: ``new_tokens / target_calls``; plain decoding is 1.
+      prefill_seconds: feeding the prompts of the batch and choosing the first tokens, without compiling.
+      decode_seconds: all further steps of the batch, without compiling.
+      tokens_per_second: tokens of the whole batch after the first ones, per second of ``decode_seconds``.
+      compile_seconds: tracing, lowering, and compiling or reading the compilation cache.
+      method: name of the method's class.
+      guarantee: how the text relates to plain decoding.
+      model: name of the model.
+      alternatives: further texts of the same prompt (samples, beams), best first where they are ranked.
+    """
+
+    text: str
+    token_ids: list[int]
+    new_tokens: int
+    finish_reason: str
+    log_prob: float
+    score: float
+    target_calls: int
+    tokens_per_call: float
+    prefill_seconds: float
+    decode_seconds: float
+    tokens_per_second: float
+    compile_seconds: float
+    method: str
+    guarantee: str
+    model: str
+    alternatives: tuple["Generation", ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; ``alternatives`` is left out when there are none."""
+        fields = dataclasses.asdict(self)
+        if not self.alternatives:
+            del fields["alternatives"]
+        return fields
+
+
+class Piece(NamedTuple):
+    """Text that has just become certain. ``row`` is the prompt, ``sample`` the text of that prompt."""
+
+    row: int
+    sample: int
+    text: str
+
+
+class Run:
+    """One decoding run over a batch of prompts: iterate over it for the text as it appears, then take ``results()``.
+
+    ``results()`` works at any time: after an interruption it holds the text so far.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        prompts: Sequence[str] | Sequence[Sequence[dict[str, str]]],
+        *,
+        method: str | Method = "greedy",
+        sampling: Sampling | None = None,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+        num_samples: int = 1,
+    ):
+        if isinstance(stop, str):
+            raise ValueError(f"stop must be a sequence of strings, got the string {stop!r}")
+        if any(not text for text in stop):
+            raise ValueError("stop contains an empty string, which every text contains")
+        self.lm = lm
+        self.method = build_method(method, sampling=sampling, num_samples=num_samples)
+        self.stop = tuple(stop)
+        token_ids = [encode_prompt(lm, prompt, raw=raw) for prompt in prompts]
+        self.prompt = Prompt.create(
+            token_ids,
+            max_new_tokens,
+            eos_tokens=lm.tokenizer.eos_token_ids,
+            seed=seed,
+            vocab_size=lm.model.vocab_size,
+            max_positions=lm.model.max_positions,
+        )
+        self._clock = CompileClock()
+        self._prefill_seconds = 0.0
+        self._decode_seconds = 0.0
+        self._state: Any = None
+        self._decoded: Any = None
+        self._finished = False
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self.pieces()
+
+    def pieces(self, steps: int = 1) -> Iterator[Piece]:
+        """Decode, returning to the host every ``steps`` steps; yield text as soon as no later token can change it.
+
+        Methods that rank several texts (beams) only know their texts at the end, and yield them then.
+        """
+        self._timed_start()
+        streams: dict[tuple[int, int], _TextStream] = {}
+        incremental = hasattr(self._state, "prompt_length")
+        while True:
+            finished = self._finished
+            if incremental or finished:
+                yield from self._new_text(streams, finished)
+            if finished:
+                return
+            self._timed_advance(steps)
+            if incremental:
+                self._stop_rows()
+
+    def run(self) -> list[Generation]:
+        """Decode to the end without streaming."""
+        self._timed_start()
+        steps = STEPS_BETWEEN_STOP_CHECKS if self.stop and hasattr(self._state, "prompt_length") else UNLIMITED
+        while not self._finished:
+            self._timed_advance(steps)
+            if steps != UNLIMITED:
+                self._stop_rows()
+        return self.results()
+
+    def results(self) -> list[Generation]:
+        """One :class:`Generation` per prompt, its further texts in ``alternatives``."""
+        if self._decoded is None:
+            return []
+        decoded = self._decoded
+        new_after_first = int(np.maximum(decoded.length - 1, 0).sum())
+        rate = new_after_first / self._decode_seconds if self._decode_seconds > 0 else 0.0
+        results = []
+        for row in range(decoded.tokens.shape[0]):
+            texts = [self._generation(row, sample, rate) for sample in range(decoded.tokens.shape[1])]
+            results.append(dataclasses.replace(texts[0], alternatives=tuple(texts[1:])))
+        return results
+
+    def _timed_start(self):
+        begin, compiled = time.perf_counter(), self._clock.seconds
+        with self._clock:
+            self._state = start(self.method, self.lm.model, self.prompt)
+            self._fetch()
+        self._prefill_seconds += time.perf_counter() - begin - (self._clock.seconds - compiled)
+
+    def _timed_advance(self, steps: int):
+        begin, compiled = time.perf_counter(), self._clock.seconds
+        with self._clock:
+            self._state = advance(self.method, self.lm.model, self._state, steps)
+            self._fetch()
+        self._decode_seconds += time.perf_counter() - begin - (self._clock.seconds - compiled)
+
+    def _fetch(self):
+        """Bring the texts to the host, so that they outlive the donated state."""
+        self._decoded = jax.device_get(_result(self.method, self._state))
+        self._finished = bool(self.method.done(self._state).all())
+
+    def _stop_rows(self):
+        """End the rows whose text has come to contain a stop string."""
+        if not self.stop or self._finished:
+            return
+        num_samples = self._decoded.tokens.shape[1]
+        hit = [
+            self._cut(self._ids(row, sample))[1]
+            for row in range(self._decoded.tokens.shape[0])
+            for sample in range(num_samples)
+        ]
+        if any(hit):
+            self._state = self._state.replace(done=self._state.done | np.asarray(hit))
+            self._finished = bool(self._state.done.all())
+
+    def _ids(self, row: int, sample: int) -> list[int]:
+        return self._decoded.tokens[row, sample, : self._decoded.length[row, sample]].tolist()
+
+    def _cut(self, ids: list[int]) -> tuple[str, bool]:
+        """Decode and cut before the first stop string."""
+        text = self.lm.tokenizer.decode(ids)
+        ends = [text.find(stop) for stop in self.stop if stop in text]
+        return (text[: min(ends)], True) if ends else (text, False)
+
+    def _new_text(self, streams: dict, finished: bool) -> Iterator[Piece]:
+        longest_stop = max(map(len, self.stop), default=1)
+        for row in range(self._decoded.tokens.shape[0]):
+            for sample in range(self._decoded.tokens.shape[1]):
+                shown = streams.setdefault((row, sample), _TextStream())
+                text, stopped = self._cut(self._ids(row, sample))
+                if not (finished or stopped):
+                    # An unfinished character decodes to U+FFFD, and a stop string may be half here: hold both back.
+                    text = text.rstrip("\ufffd")
+                    text = text[: len(text) - (longest_stop - 1)] if longest_stop > 1 else text
+                if len(text) > shown.length:
+                    yield Piece(row, sample, text[shown.length :])
+                    shown.length = len(text)
+
+    def _generation(self, row: int, sample: int, rate: float) -> Generation:
+        ids = self._ids(row, sample)
+        text, stopped = self._cut(ids)
+        if stopped:
+            reason = "stop"
+        elif ids and ids[-1] in self.lm.tokenizer.eos_token_ids:
+            reason = "eos"
+        else:
+            reason = "length" if len(ids) >= int(self.prompt.max_new_tokens[row]) else "interrupted"
+        calls = int(self._decoded.target_calls[row, sample])
+        return Generation(
+            text=text,
+            token_ids=ids,
+            new_tokens=len(ids),
+            finish_reason=reason,
+            log_prob=float(self._decoded.log_prob[row, sample]),
+            score=float(self._decoded.score[row, sample]),
+            target_calls=calls,
+            tokens_per_call=len(ids) / calls,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            tokens_per_second=rate,
+            compile_seconds=self._clock.seconds,
+            method=type(self.method).__name__,
+            guarantee=str(self.method.guarantee),
+            model=self.lm.name,
+        )
+
+
+@dataclasses.dataclass
+class _TextStream:
+    length: int = 0
+
+
+_result = jax.jit(lambda method, state: method.result(state), static_argnums=0)
+
+
+def encode_prompt(lm: LoadedModel, prompt: str | Sequence[dict[str, str]], *, raw: bool) -> list[int]:
+    """Turn a prompt into token ids.
+
+    Args:
+      lm: the model.
+      prompt: a text, or a list of chat messages ``{"role": ..., "content": ...}``.
+      raw: feed the text as it is; otherwise, if the model has a chat template, the text becomes a user message.
+
+    Raises:
+      ValueError: an empty prompt, or messages together with ``raw``.
+    """
+    if not prompt:
+        raise ValueError("prompt is empty: give at least one character")
+    if isinstance(prompt, str) and (raw or lm.tokenizer.chat_template is None):
+        return lm.tokenizer.encode(prompt)
+    if raw:
+        raise ValueError("raw is True and prompt is a list of messages: messages need the chat template")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return lm.tokenizer.encode(render_chat(lm.tokenizer, messages, add_generation_prompt=True), add_bos=False)
+
+
+def generate(lm: LoadedModel, prompt: Any, **options: Any) -> Any:
+    """Generate text.
+
+    Args:
+      lm: what :func:`jaxdec.load` returned.
+      prompt: a text, a list of chat messages, or a list of either for a batch.
+      **options: ``method`` (``"greedy"``, ``"sample"``, ``"beam"``, ``"diverse_beam"``, or a method object), ``sampling``,
+        ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text),
+        ``num_samples``; see :class:`Run`.
+
+    Returns:
+      A :class:`Generation`, or a list of them for a batch.
+
+    Raises:
+      ValueError: an argument that makes no sense; its name, value and what is allowed are in the message.
+    """
+    single = isinstance(prompt, str) or (bool(prompt) and isinstance(prompt[0], dict))
+    results = Run(lm, [prompt] if single else prompt, **options).run()
+    return results[0] if single else results

@@ -1,0 +1,1 @@
+"""Pallas kernels, one folder per operation; this package knows nothing of jaxdec."""
