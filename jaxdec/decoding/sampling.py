@@ -26,10 +26,10 @@ class Sampling:
       min_p: smallest probability kept, relative to the largest, in [0, 1); None keeps all.
     """
 
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    top_p: float | int | None = None
+    min_p: float | int | None = None
 
     def __post_init__(self):
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
