@@ -1,5 +1,5 @@
 """Attention over key/value caches."""
 
-from jaxdec.attention.dense import dense_attention
+from jaxdec.attention.dense import SlotMask, dense_attention
 
-__all__ = ["dense_attention"]
+__all__ = ["SlotMask", "dense_attention"]

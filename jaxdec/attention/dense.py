@@ -1,29 +1,116 @@
-"""Dense softmax attention over cache slots, with grouped query heads."""
+"""Dense softmax attention over cache slots, with grouped query heads.
 
+The keys are read in blocks, up to the last slot in use, and their contributions merged by the running maximum (online
+softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135):
+
+    m' = max(m, max s),  z' = z e^(m - m') + sum e^(s - m'),  o' = o e^(m - m') + e^(s - m') V
+
+so the cost follows the text, not the capacity. Blocks start at fixed multiples of their size whatever the batch, and a block
+that a row may not read adds exactly nothing to it: a row's result does not depend on the rows beside it.
+"""
+
+import jax
 import jax.numpy as jnp
+from flax import struct
 
-from jaxdec.typing import Array, Bool, Float
+from jaxdec.typing import Array, Bool, Float, Int
+
+KEY_BLOCK = 128
+QUERY_TILE = 128
+MASKED = -1e30  # finite: a block masked as a whole must not turn into NaN by -inf - -inf
+
+
+@struct.dataclass
+class SlotMask:
+    """Which slots the new tokens may read.
+
+    Attributes:
+      allowed: per new token and slot; every new token is allowed at least one.
+      end: slots in use per row, the new tokens' included; what lies behind is never read.
+      causal: new token ``t`` reads no slot behind its own, ``end - T + t`` (lets long prefills skip half the work).
+    """
+
+    allowed: Bool[Array, "B T S"]
+    end: Int[Array, "B"]
+    causal: bool = struct.field(pytree_node=False)
 
 
 def dense_attention(
     queries: Float[Array, "B T H E"],
     keys: Float[Array, "B G S E"],
     values: Float[Array, "B G S E"],
-    mask: Bool[Array, "B T S"],
+    mask: SlotMask,
+    key_block: int | None = None,
 ) -> Float[Array, "B T H E"]:
     """``softmax(q k^T / sqrt(E)) v`` over the allowed slots; head ``h`` reads key/value head ``h // (H / G)``.
 
-    Scores and the softmax are computed in float32 at least. Slots that no query may read can hold anything, NaN included.
-    Every query must be allowed at least one slot.
+    Scores, softmax and result are float32 at least. Slots from ``mask.end`` on can hold anything, NaN included.
+
+    Args:
+      queries: of the new tokens.
+      keys: all slots.
+      values: all slots.
+      mask: which slots each new token may read.
+      key_block: slots read at a time. By default 128 on CPU, and all at once elsewhere: a loop on an accelerator launches
+        kernels over and over.
     """
     batch, num_new, num_heads, head_dim = queries.shape
-    num_kv_heads = keys.shape[1]
-    accumulate = jnp.promote_types(queries.dtype, jnp.float32)
-    grouped = queries.reshape(batch, num_new, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    scores = jnp.einsum("btgre,bgse->bgrts", grouped * head_dim**-0.5, keys, preferred_element_type=accumulate)
-    weights = jnp.where(mask[:, None, None], scores, -jnp.inf)
-    weights = jnp.exp(weights - weights.max(-1, keepdims=True))
-    weights = weights / weights.sum(-1, keepdims=True)
-    readable = jnp.where(mask.any(1)[:, None, :, None], values, 0)  # 0 * NaN is NaN: a masked slot's value must go
-    out = jnp.einsum("bgrts,bgse->btgre", weights.astype(values.dtype), readable, preferred_element_type=accumulate)
-    return out.reshape(batch, num_new, num_heads, head_dim).astype(queries.dtype)
+    num_kv_heads, capacity = keys.shape[1:3]
+    if key_block is None:
+        key_block = KEY_BLOCK if jax.default_backend() == "cpu" else capacity
+    key_block = min(key_block, capacity)
+    group = num_heads // num_kv_heads
+    scaled = (queries * head_dim**-0.5).astype(keys.dtype)
+    grouped = scaled.reshape(batch, num_new, num_kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    tile = QUERY_TILE if mask.causal else num_new
+    outputs = []
+    for start in range(0, num_new, tile):
+        size = min(tile, num_new - start)
+        rows = grouped[:, :, :, start : start + size].reshape(batch, num_kv_heads, group * size, head_dim)
+        allowed = jnp.tile(mask.allowed[:, start : start + size], (1, group, 1))
+        end = mask.end - (num_new - start - size) if mask.causal else mask.end
+        out = _attend_blocks(rows, keys, values, allowed, end, key_block)
+        outputs.append(out.reshape(batch, num_kv_heads, group, size, head_dim).transpose(0, 3, 1, 2, 4))
+    return jnp.concatenate(outputs, axis=1).reshape(batch, num_new, num_heads, head_dim)
+
+
+def _attend_blocks(
+    queries: Float[Array, "B G N E"],
+    keys: Float[Array, "B G S E"],
+    values: Float[Array, "B G S E"],
+    allowed: Bool[Array, "B N S"],
+    end: Int[Array, "B"],
+    key_block: int,
+) -> Float[Array, "B G N E"]:
+    """Attention of ``N`` query rows per key/value head, block by block."""
+    batch, num_kv_heads, rows, head_dim = queries.shape
+    capacity = keys.shape[2]
+    accumulate = jnp.promote_types(keys.dtype, jnp.float32)
+    sizes = (batch, num_kv_heads, key_block, head_dim)
+
+    def merge(index, carry):
+        top, total, out = carry
+        first = index * key_block
+        start = jnp.minimum(first, capacity - key_block)  # a last, shorter block overlaps the one before
+        slot = start + jnp.arange(key_block)
+        block_keys = jax.lax.dynamic_slice(keys, (0, 0, start, 0), sizes)
+        block_values = jax.lax.dynamic_slice(values, (0, 0, start, 0), sizes)
+        readable = jax.lax.dynamic_slice(allowed, (0, 0, start), (batch, rows, key_block)) & (slot >= first)
+        used = (slot < end[:, None])[:, None, :, None]
+        scores = jnp.einsum("bgne,bgse->bgns", queries, block_keys, preferred_element_type=accumulate)
+        scores = jnp.where(readable[:, None], scores, MASKED)
+        new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
+        shrink, weights = jnp.exp(top - new_top), jnp.exp(scores - new_top)
+        block_values = jnp.where(used, block_values, 0)  # 0 * NaN is NaN
+        part = jnp.einsum(
+            "bgns,bgse->bgne", weights.astype(values.dtype), block_values, preferred_element_type=accumulate
+        )
+        return new_top, total * shrink + weights.sum(-1, keepdims=True), out * shrink + part
+
+    nothing = jnp.zeros((batch, num_kv_heads, rows, 1), accumulate)
+    carry = (nothing + MASKED, nothing, jnp.zeros(queries.shape, accumulate))
+    if key_block == capacity:
+        _, total, out = merge(0, carry)
+    else:
+        _, total, out = jax.lax.fori_loop(0, (end.max() + key_block - 1) // key_block, merge, carry)
+    return out / total

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdec.attention.dense import dense_attention
+from jaxdec.attention.dense import KEY_BLOCK, SlotMask, dense_attention
 from jaxdec.typing import Array, Bool, Float, Int
 
 
@@ -28,7 +28,7 @@ class ContiguousCache:
     def create(
         cls, *, num_layers: int, batch_size: int, capacity: int, num_kv_heads: int, head_dim: int, dtype: Any
     ) -> "ContiguousCache":
-        """Return an empty cache.
+        """Return an empty cache; ``capacity`` is rounded up to whole blocks of attention.
 
         Raises:
           ValueError: a size below 1.
@@ -36,6 +36,7 @@ class ContiguousCache:
         for name, size in [("num_layers", num_layers), ("batch_size", batch_size), ("capacity", capacity)]:
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
+        capacity = -(-capacity // KEY_BLOCK) * KEY_BLOCK
         shape = (batch_size, num_kv_heads, capacity, head_dim)
         return cls(
             keys=tuple(jnp.zeros(shape, dtype) for _ in range(num_layers)),
@@ -53,14 +54,16 @@ class ContiguousCache:
         """Bytes of keys and values held."""
         return sum(array.nbytes for array in (*self.keys, *self.values))
 
-    def mask(self, num_new: int, visible: Bool[Array, "B T T"] | None) -> Bool[Array, "B T S"]:
+    def mask(self, num_new: int, visible: Bool[Array, "B T T"] | None) -> SlotMask:
         """Which slots each new token may read: all committed ones, and the new ones that ``visible`` allows."""
         slot = jnp.arange(self.capacity)
         offset = slot[None, None, :] - self.length[:, None, None]  # index among the new tokens, negative if committed
+        end = self.length + num_new
         if visible is None:
-            return offset <= jnp.arange(num_new)[None, :, None]
-        new = jnp.take_along_axis(visible, jnp.clip(offset, 0, num_new - 1), axis=2)
-        return (offset < 0) | ((offset < num_new) & new)
+            return SlotMask(offset <= jnp.arange(num_new)[None, :, None], end, causal=True)
+        index = jnp.broadcast_to(jnp.clip(offset, 0, num_new - 1), (*visible.shape[:2], self.capacity))
+        new = jnp.take_along_axis(visible, index, axis=2)
+        return SlotMask((offset < 0) | ((offset < num_new) & new), end, causal=False)
 
     def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "ContiguousCache":
         """Write one layer's new keys and values at ``length`` of each row."""
@@ -69,9 +72,7 @@ class ContiguousCache:
             values=_replace(self.values, layer, _write(self.values[layer], values.swapaxes(1, 2), self.length)),
         )
 
-    def attend(
-        self, layer: int, queries: Float[Array, "B T H E"], mask: Bool[Array, "B T S"]
-    ) -> Float[Array, "B T H E"]:
+    def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Dense attention over the slots that ``mask`` allows."""
         return dense_attention(queries, self.keys[layer], self.values[layer], mask)
 

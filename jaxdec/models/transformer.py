@@ -37,19 +37,20 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """``x W^T + b`` with ``W`` stored (out, in)."""
+    """``x W^T + b`` with ``W`` stored (out, in) in ``dtype``; the result is float32 at least."""
 
     features: int
     use_bias: bool
+    dtype: Any
     row_tile: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
         """Apply the map to the last axis."""
         shape = (self.features, x.shape[-1])
-        y = linear(x, self.param("weight", nn.initializers.normal(0.02), shape, x.dtype), self.row_tile)
+        y = linear(x, self.param("weight", nn.initializers.normal(0.02), shape, self.dtype), self.row_tile)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         return y
 
 
@@ -57,6 +58,7 @@ class Attention(nn.Module):
     """Grouped-query attention of the new tokens over the cache."""
 
     config: DecoderConfig
+    dtype: Any
     row_tile: int
     layer: int
 
@@ -67,7 +69,7 @@ class Attention(nn.Module):
         batch, num_new, _ = x.shape
         heads, kv_heads = config.num_heads, config.num_kv_heads
         features = (heads + 2 * kv_heads) * config.head_dim
-        qkv = Linear(features, config.attention_bias, self.row_tile, name="qkv")(x)
+        qkv = Linear(features, config.attention_bias, self.dtype, self.row_tile, name="qkv")(x)
         qkv = qkv.reshape(batch, num_new, heads + 2 * kv_heads, config.head_dim)
         query, key, value = jnp.split(qkv, [heads, heads + kv_heads], axis=2)
         if config.qk_norm:
@@ -75,28 +77,30 @@ class Attention(nn.Module):
             key = RMSNorm(config.rms_norm_eps, name="key_norm")(key)
         cache = cache.append(self.layer, rotate(key, *rope), value)
         out = cache.attend(self.layer, rotate(query, *rope), mask).reshape(batch, num_new, heads * config.head_dim)
-        return Linear(config.hidden_size, config.output_bias, self.row_tile, name="output")(out), cache
+        return Linear(config.hidden_size, config.output_bias, self.dtype, self.row_tile, name="output")(out), cache
 
 
 class FeedForward(nn.Module):
     """SwiGLU."""
 
     config: DecoderConfig
+    dtype: Any
     row_tile: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Apply the block."""
         config = self.config
-        gate_up = Linear(2 * config.intermediate_size, config.mlp_bias, self.row_tile, name="gate_up")(x)
+        gate_up = Linear(2 * config.intermediate_size, config.mlp_bias, self.dtype, self.row_tile, name="gate_up")(x)
         gate, up = jnp.split(gate_up, 2, axis=-1)
-        return Linear(config.hidden_size, config.mlp_bias, self.row_tile, name="down")(nn.silu(gate) * up)
+        return Linear(config.hidden_size, config.mlp_bias, self.dtype, self.row_tile, name="down")(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
     """One layer."""
 
     config: DecoderConfig
+    dtype: Any
     row_tile: int
     layer: int
 
@@ -105,10 +109,12 @@ class Block(nn.Module):
         """Apply attention and feed-forward with residual connections. Returns ``([B, T, D], cache)``."""
         config = self.config
         normed = RMSNorm(config.rms_norm_eps, name="attention_norm")(x)
-        out, cache = Attention(config, self.row_tile, self.layer, name="attention")(normed, rope, mask, cache)
+        out, cache = Attention(config, self.dtype, self.row_tile, self.layer, name="attention")(
+            normed, rope, mask, cache
+        )
         x = x + out
         normed = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
-        return x + FeedForward(config, self.row_tile, name="mlp")(normed), cache
+        return x + FeedForward(config, self.dtype, self.row_tile, name="mlp")(normed), cache
 
 
 class Transformer(nn.Module):
@@ -116,7 +122,8 @@ class Transformer(nn.Module):
 
     Attributes:
       config: shape of the model.
-      dtype: type of parameters, activations and cache: float32, bfloat16 or float64. Logits are at least float32.
+      dtype: type of weights and cache: float32, bfloat16 or float64. Activations and logits are float32 at least; they
+        are rounded to ``dtype`` where they enter a product.
       row_tile: see :func:`jaxdec.models.linear.linear`.
     """
 
@@ -159,18 +166,18 @@ class Transformer(nn.Module):
         config = self.config
         shape = (config.vocab_size, config.hidden_size)
         embedding = Embedding(shape, self.dtype, name="embed")()
-        x = jnp.take(embedding, tokens, axis=0)
+        x = jnp.take(embedding, tokens, axis=0).astype(jnp.promote_types(self.dtype, jnp.float32))
         rope = rotation(config, positions)
         mask = cache.mask(tokens.shape[1], visible)
         for layer in range(config.num_layers):
-            x, cache = Block(config, self.row_tile, layer, name=f"layer_{layer}")(x, rope, mask, cache)
+            x, cache = Block(config, self.dtype, self.row_tile, layer, name=f"layer_{layer}")(x, rope, mask, cache)
         hidden = RMSNorm(config.rms_norm_eps, name="final_norm")(x)
         wanted = hidden if logits_at is None else jnp.take_along_axis(hidden, logits_at[..., None], axis=1)
         if config.tie_embeddings:
             logits = linear(wanted, embedding, self.row_tile)
         else:
-            logits = Linear(config.vocab_size, False, self.row_tile, name="head")(wanted)
-        return logits.astype(jnp.promote_types(self.dtype, jnp.float32)), hidden, cache
+            logits = Linear(config.vocab_size, False, self.dtype, self.row_tile, name="head")(wanted)
+        return logits, hidden, cache
 
 
 class Embedding(nn.Module):

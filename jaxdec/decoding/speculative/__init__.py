@@ -5,4 +5,12 @@ from jaxdec.decoding.speculative.prompt_lookup import PromptLookup
 from jaxdec.decoding.speculative.tree import DraftTree
 from jaxdec.decoding.speculative.verification import ExactMatch, SpeculativeSampling, TypicalAcceptance
 
-__all__ = ["Drafter", "DraftTree", "ExactMatch", "PromptLookup", "Speculative", "SpeculativeSampling", "TypicalAcceptance"]
+__all__ = [
+    "Drafter",
+    "DraftTree",
+    "ExactMatch",
+    "PromptLookup",
+    "Speculative",
+    "SpeculativeSampling",
+    "TypicalAcceptance",
+]

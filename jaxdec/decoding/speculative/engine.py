@@ -51,7 +51,13 @@ class Drafter(Protocol):
         ...
 
     def observe(
-        self, model: LanguageModel, drafter_state: Any, tree: DraftTree, verified: Verified, before: DecodeState, after: DecodeState
+        self,
+        model: LanguageModel,
+        drafter_state: Any,
+        tree: DraftTree,
+        verified: Verified,
+        before: DecodeState,
+        after: DecodeState,
     ) -> Any:
         """Learn from the outcome: the text before and after the step."""
         ...

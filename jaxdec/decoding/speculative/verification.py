@@ -98,7 +98,9 @@ class SpeculativeSampling:
         if sampling.greedy or tree.log_probs is None:
             return ExactMatch().verify(sampling, tree, depth, logits, keys, max_depth)
         log_p = sampling.log_probs(logits)  # [B, T, V]; entry i is the law of node i in a chain
-        uniform_keys, draw_keys = (jax.vmap(jax.vmap(lambda key, i=i: jax.random.fold_in(key, i)))(keys) for i in (0, 1))
+        uniform_keys, draw_keys = (
+            jax.vmap(jax.vmap(lambda key, i=i: jax.random.fold_in(key, i)))(keys) for i in (0, 1)
+        )
         node_keys = jnp.take_along_axis(uniform_keys, depth[:, :-1], axis=1)
         uniform = jax.vmap(jax.vmap(jax.random.uniform))(node_keys).astype(log_p.dtype)
         token = tree.tokens[..., None]
