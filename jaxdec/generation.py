@@ -127,7 +127,7 @@ class Run:
         """
         self._timed_start()
         streams: dict[tuple[int, int], _TextStream] = {}
-        incremental = hasattr(self._state, "prompt_length")
+        incremental = self.method.incremental
         while True:
             finished = self._finished
             if incremental or finished:
@@ -141,7 +141,7 @@ class Run:
     def run(self) -> list[Generation]:
         """Decode to the end without streaming."""
         self._timed_start()
-        steps = STEPS_BETWEEN_STOP_CHECKS if self.stop and hasattr(self._state, "prompt_length") else UNLIMITED
+        steps = STEPS_BETWEEN_STOP_CHECKS if self.stop and self.method.incremental else UNLIMITED
         while not self._finished:
             self._timed_advance(steps)
             if steps != UNLIMITED:

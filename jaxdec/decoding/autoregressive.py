@@ -38,6 +38,11 @@ class Autoregressive:
         """Greedy text does not depend on the batch around it, near-ties excepted; sampled text follows the model's law."""
         return Guarantee.TOKEN_IDENTICAL if self.sampling.greedy else Guarantee.DISTRIBUTION
 
+    @property
+    def incremental(self) -> bool:
+        """Each row is one text that only grows."""
+        return True
+
     def init(self, model: LanguageModel, prompt: Prompt) -> DecodeState:
         """Feed the prompts and choose the first token of every row."""
         logits, cache = prefill(model, prompt.tokens, prompt.length, prompt.capacity)

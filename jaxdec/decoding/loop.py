@@ -31,6 +31,12 @@ class Method(Protocol):
         """How its text relates to plain decoding."""
         ...
 
+    @property
+    def incremental(self) -> bool:
+        """Whether each row of its state is one text, of which earlier tokens never change: it can then be streamed, and
+        ended early by setting ``done``. Beams are not: which text is best is known at the end."""
+        ...
+
     def init(self, model: LanguageModel, prompt: Prompt) -> Any:
         """Feed the prompt and return the first state."""
         ...
