@@ -63,6 +63,9 @@ class Drafter(Protocol):
         ...
 
 
+EXACT_MATCH = ExactMatch()
+
+
 @struct.dataclass
 class SpeculativeStats(Stats):
     """Counters of speculative decoding, on top of ``target_calls``.
@@ -98,7 +101,7 @@ class Speculative:
 
     drafter: Drafter
     sampling: Sampling = GREEDY
-    verification: Verification = ExactMatch()
+    verification: Verification = EXACT_MATCH
     num_samples: int = 1
 
     @property

@@ -73,10 +73,8 @@ def find_continuation(
         equal = equal & (shifted == suffix_token) & (length[:, None] >= n)
         usable = equal & (place + needed < length[:, None])
         found = usable.any(-1)
-        if prefer == "earliest":
-            end = usable.argmax(-1)
-        else:
-            end = tokens.shape[1] - 1 - usable[:, ::-1].argmax(-1)
+        first, last = usable.argmax(-1), tokens.shape[1] - 1 - usable[:, ::-1].argmax(-1)
+        end = first if prefer == "earliest" else last
         # A longer suffix, found later in this loop, takes precedence.
         start = jnp.where(found, end + 1, start)
         count = jnp.where(found, jnp.minimum(length - end - 1, longest), count)

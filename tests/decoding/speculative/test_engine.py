@@ -1,6 +1,5 @@
 """The speculative engine with drafters that are always right, always wrong, and random."""
 
-import jax
 import numpy as np
 import pytest
 

@@ -1,0 +1,53 @@
+"""Checkpoints: GGUF files, Hugging Face directories, Orbax directories."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxdec.errors import CheckpointError
+from jaxdec.models.config import DecoderConfig
+from jaxdec.tokenizers import Tokenizer
+from jaxdec.typing import PyTree
+
+__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model read from disk."""
+
+    config: DecoderConfig
+    params: PyTree
+    tokenizer: Tokenizer
+
+
+def load_checkpoint(path: Path, dtype: Any = jnp.float32) -> Checkpoint:
+    """Read a GGUF file, a Hugging Face directory or an Orbax directory.
+
+    Raises:
+      FileNotFoundError: nothing at ``path``.
+      CheckpointError: not a checkpoint we read, or not a sound one.
+    """
+    # The readers are imported when needed: orbax alone costs a second of start-up.
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder at {path}")
+    if path.is_file():
+        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
+            raise CheckpointError(
+                f"{path} is a pickle: reading it runs the code in it. Convert it to safetensors or GGUF"
+            )
+        if path.suffix == ".safetensors":
+            raise CheckpointError(
+                f"{path} is a weights file alone: give its folder, with config.json and tokenizer.json"
+            )
+        from jaxdec.checkpoints.gguf import read_gguf as read
+    elif (path / "jaxdec_config.json").exists():
+        from jaxdec.checkpoints.orbax import read_orbax as read
+    elif (path / "config.json").exists():
+        from jaxdec.checkpoints.hf_directory import read_hf_directory as read
+    else:
+        raise CheckpointError(f"{path} has neither config.json (Hugging Face) nor jaxdec_config.json (Orbax)")
+    return Checkpoint(*read(path, dtype))
