@@ -28,7 +28,7 @@ _HOME = {
     "enable_compilation_cache": "jaxdec.compat",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from jaxdec.compat import enable_compilation_cache

@@ -24,8 +24,8 @@ def enable_compilation_cache(folder: Path | None = None) -> Path | None:
     A folder that the user has configured in jax stays. Returns the folder in use, or None if it cannot be written to (a
     cache is a convenience: without one everything works, and compiles).
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if configured := jax.config.values["jax_compilation_cache_dir"]:
+        return Path(configured)
     folder = folder or cache_home() / "compiled" / f"jax-{jax.__version__}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,10 @@ class CompileClock:
     def __exit__(self, *exception):
         self._running = False
 
-    def _record(self, event: str, duration: float, **_):
+    def _record(self, event: str, duration_secs: float, **kwargs: str | int):
         if self._running and event in COMPILE_EVENTS:
             now = time.perf_counter()
-            self._intervals.append((now - duration, now))
+            self._intervals.append((now - duration_secs, now))
 
     @property
     def seconds(self) -> float:

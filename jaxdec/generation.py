@@ -36,7 +36,7 @@ class Generation:
       decode_seconds: all further steps of the batch, without compiling.
       tokens_per_second: tokens of the whole batch after the first ones, per second of ``decode_seconds``.
       compile_seconds: tracing, lowering, and compiling or reading the compilation cache.
-      method: name of the method's class.
+      method: the method's name, or the class of a method object.
       guarantee: how the text relates to plain decoding.
       model: name of the model.
       alternatives: further texts of the same prompt (samples, beams), best first where they are ranked.
@@ -75,10 +75,35 @@ class Piece(NamedTuple):
     text: str
 
 
+class _Texts(NamedTuple):
+    """:class:`jaxdec.decoding.Decoded` on the host."""
+
+    tokens: np.ndarray
+    length: np.ndarray
+    log_prob: np.ndarray
+    score: np.ndarray
+    target_calls: np.ndarray
+
+
 class Run:
     """One decoding run over a batch of prompts: iterate over it for the text as it appears, then take ``results()``.
 
     ``results()`` works at any time: after an interruption it holds the text so far.
+
+    Args:
+      lm: what :func:`jaxdec.load` returned.
+      prompts: texts, or lists of chat messages.
+      method: a name of :data:`jaxdec.decoding.methods.METHODS`, or a method object.
+      sampling: how ``"sample"`` chooses tokens.
+      max_new_tokens: budget of every prompt.
+      seed: seed of all draws.
+      raw: feed texts as they are, without the chat template.
+      stop: strings that end a text; the text is cut before the first of them.
+      num_samples: texts per prompt, for methods that sample.
+      **method_options: fields of the method, such as ``num_beams``.
+
+    Raises:
+      ValueError: an argument that makes no sense.
     """
 
     def __init__(
@@ -93,13 +118,15 @@ class Run:
         raw: bool = False,
         stop: Sequence[str] = (),
         num_samples: int = 1,
+        **method_options: Any,
     ):
         if isinstance(stop, str):
             raise ValueError(f"stop must be a sequence of strings, got the string {stop!r}")
         if any(not text for text in stop):
             raise ValueError("stop contains an empty string, which every text contains")
         self.lm = lm
-        self.method = build_method(method, sampling=sampling, num_samples=num_samples)
+        self.method = build_method(method, sampling=sampling, num_samples=num_samples, **method_options)
+        self.method_name = method if isinstance(method, str) else type(method).__name__
         self.stop = tuple(stop)
         token_ids = [encode_prompt(lm, prompt, raw=raw) for prompt in prompts]
         self.prompt = Prompt.create(
@@ -125,28 +152,30 @@ class Run:
 
         Methods that rank several texts (beams) only know their texts at the end, and yield them then.
         """
-        self._timed_start()
-        streams: dict[tuple[int, int], _TextStream] = {}
-        incremental = self.method.incremental
-        while True:
-            finished = self._finished
-            if incremental or finished:
-                yield from self._new_text(streams, finished)
-            if finished:
-                return
-            self._timed_advance(steps)
-            if incremental:
+        shown: dict[tuple[int, int], int] = {}  # characters yielded so far, per text
+        for finished in self.states(steps):
+            if self.method.incremental or finished:
+                yield from self._new_text(shown, finished)
+
+    def states(self, steps: int = 1) -> Iterator[bool]:
+        """Decode, returning to the host every ``steps`` steps; yield whether all texts are finished."""
+        self._timed(start, self.method, self.lm.model, self.prompt)
+        yield self._finished
+        while not self._finished:
+            self._timed(advance, self.method, self.lm.model, self._state, steps)
+            if self.method.incremental:
                 self._stop_rows()
+            yield self._finished
 
     def run(self) -> list[Generation]:
         """Decode to the end without streaming."""
-        self._timed_start()
-        steps = STEPS_BETWEEN_STOP_CHECKS if self.stop and self.method.incremental else UNLIMITED
-        while not self._finished:
-            self._timed_advance(steps)
-            if steps != UNLIMITED:
-                self._stop_rows()
+        for _ in self.states(STEPS_BETWEEN_STOP_CHECKS if self.stop and self.method.incremental else UNLIMITED):
+            pass
         return self.results()
+
+    def tokens_so_far(self) -> int:
+        """New tokens of all texts."""
+        return 0 if self._decoded is None else int(self._decoded.length.sum())
 
     def results(self) -> list[Generation]:
         """One :class:`Generation` per prompt, its further texts in ``alternatives``."""
@@ -161,35 +190,29 @@ class Run:
             results.append(dataclasses.replace(texts[0], alternatives=tuple(texts[1:])))
         return results
 
-    def _timed_start(self):
+    def _timed(self, function: Any, *arguments: Any):
+        """Call ``start`` or ``advance`` and bring the texts to the host; book the time without that spent compiling."""
         begin, compiled = time.perf_counter(), self._clock.seconds
         with self._clock:
-            self._state = start(self.method, self.lm.model, self.prompt)
+            self._state = function(*arguments)
             self._fetch()
-        self._prefill_seconds += time.perf_counter() - begin - (self._clock.seconds - compiled)
-
-    def _timed_advance(self, steps: int):
-        begin, compiled = time.perf_counter(), self._clock.seconds
-        with self._clock:
-            self._state = advance(self.method, self.lm.model, self._state, steps)
-            self._fetch()
-        self._decode_seconds += time.perf_counter() - begin - (self._clock.seconds - compiled)
+        seconds = time.perf_counter() - begin - (self._clock.seconds - compiled)
+        if function is start:
+            self._prefill_seconds += seconds
+        else:
+            self._decode_seconds += seconds
 
     def _fetch(self):
         """Bring the texts to the host, so that they outlive the donated state."""
-        self._decoded = jax.device_get(_result(self.method, self._state))
+        decoded = _result(self.method, self._state)
+        self._decoded = _Texts(**{name: np.asarray(getattr(decoded, name)) for name in _Texts._fields})
         self._finished = bool(self.method.done(self._state).all())
 
     def _stop_rows(self):
         """End the rows whose text has come to contain a stop string."""
         if not self.stop or self._finished:
             return
-        num_samples = self._decoded.tokens.shape[1]
-        hit = [
-            self._cut(self._ids(row, sample))[1]
-            for row in range(self._decoded.tokens.shape[0])
-            for sample in range(num_samples)
-        ]
+        hit = [self._cut(self._ids(row, sample))[1] for row, sample in np.ndindex(*self._decoded.length.shape)]
         if any(hit):
             self._state = self._state.replace(done=self._state.done | np.asarray(hit))
             self._finished = bool(self._state.done.all())
@@ -203,19 +226,17 @@ class Run:
         ends = [text.find(stop) for stop in self.stop if stop in text]
         return (text[: min(ends)], True) if ends else (text, False)
 
-    def _new_text(self, streams: dict, finished: bool) -> Iterator[Piece]:
-        longest_stop = max(map(len, self.stop), default=1)
-        for row in range(self._decoded.tokens.shape[0]):
-            for sample in range(self._decoded.tokens.shape[1]):
-                shown = streams.setdefault((row, sample), _TextStream())
-                text, stopped = self._cut(self._ids(row, sample))
-                if not (finished or stopped):
-                    # An unfinished character decodes to U+FFFD, and a stop string may be half here: hold both back.
-                    text = text.rstrip("\ufffd")
-                    text = text[: len(text) - (longest_stop - 1)] if longest_stop > 1 else text
-                if len(text) > shown.length:
-                    yield Piece(row, sample, text[shown.length :])
-                    shown.length = len(text)
+    def _new_text(self, shown: dict[tuple[int, int], int], finished: bool) -> Iterator[Piece]:
+        held_back = max(map(len, self.stop), default=1) - 1  # a stop string may be here but for its last character
+        for row, sample in np.ndindex(*self._decoded.length.shape):
+            text, stopped = self._cut(self._ids(row, sample))
+            if not (finished or stopped):
+                text = text.rstrip("\ufffd")  # the first bytes of a character that is still to come
+                text = text[: len(text) - held_back]
+            before = shown.get((row, sample), 0)
+            if len(text) > before:
+                yield Piece(row, sample, text[before:])
+                shown[row, sample] = len(text)
 
     def _generation(self, row: int, sample: int, rate: float) -> Generation:
         ids = self._ids(row, sample)
@@ -240,15 +261,10 @@ class Run:
             decode_seconds=self._decode_seconds,
             tokens_per_second=rate,
             compile_seconds=self._clock.seconds,
-            method=type(self.method).__name__,
+            method=self.method_name,
             guarantee=str(self.method.guarantee),
             model=self.lm.name,
         )
-
-
-@dataclasses.dataclass
-class _TextStream:
-    length: int = 0
 
 
 _result = jax.jit(lambda method, state: method.result(state), static_argnums=0)
@@ -282,8 +298,8 @@ def generate(lm: LoadedModel, prompt: Any, **options: Any) -> Any:
       lm: what :func:`jaxdec.load` returned.
       prompt: a text, a list of chat messages, or a list of either for a batch.
       **options: ``method`` (``"greedy"``, ``"sample"``, ``"beam"``, ``"diverse_beam"``, or a method object), ``sampling``,
-        ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text),
-        ``num_samples``; see :class:`Run`.
+        ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text), ``num_samples``;
+        anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
 
     Returns:
       A :class:`Generation`, or a list of them for a batch.

@@ -53,8 +53,7 @@ class LanguageModule(Protocol):
         ...
 
 
-@struct.dataclass
-class LanguageModel:
+class LanguageModel(struct.PyTreeNode):
     """A module bound to its parameters: a pytree that goes through ``jit`` as one argument.
 
     Attributes:
@@ -98,6 +97,17 @@ class LanguageModel:
             is a fifth of a small model's FLOPs.
         """
         return Output(*self.module.apply({"params": self.params}, tokens, positions, cache, visible, logits_at))
+
+    def token_embeddings(self) -> Float[Array, "V D"]:
+        """Return the table of input embeddings, one row per token.
+
+        Raises:
+          ValueError: the module has none (it offers no ``token_embeddings(params)``).
+        """
+        table = getattr(self.module, "token_embeddings", None)
+        if table is None:
+            raise ValueError(f"module {type(self.module).__name__} has no token embeddings")
+        return table(self.params)
 
     def num_params(self) -> int:
         """Number of scalar parameters."""

@@ -173,7 +173,7 @@ def _byte_level_bpe(tokens: list[str], merges: list[str], pre: str) -> tokenizer
         known = ", ".join(PRE_TOKENIZERS)
         raise CheckpointError(f"tokenizer.ggml.pre {pre!r} is not supported; supported: {known}")
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, fuse_unk=False))
     if pre == "qwen2":
         backend.normalizer = normalizers.NFC()

@@ -1,11 +1,14 @@
 """Slow and plain references that decoding methods are checked against."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdec.decoding.state import Decoded
 from jaxdec.language_model import LanguageModel
 
 
@@ -14,6 +17,11 @@ def _forward(module, params, tokens):
     model = LanguageModel(module, params)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     return model(tokens, positions, model.init_cache(*tokens.shape)).logits
+
+
+def on_host(decoded: Decoded) -> types.SimpleNamespace:
+    """The same fields as NumPy arrays. (The fields of :class:`Decoded` itself are declared, and checked, as jax arrays.)"""
+    return types.SimpleNamespace(**{f.name: np.asarray(getattr(decoded, f.name)) for f in dataclasses.fields(decoded)})
 
 
 def full_logits(model: LanguageModel, text: list[int], padded: int = 64) -> np.ndarray:

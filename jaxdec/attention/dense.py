@@ -20,8 +20,7 @@ QUERY_TILE = 128
 MASKED = -1e30  # finite: a block masked as a whole must not turn into NaN by -inf - -inf
 
 
-@struct.dataclass
-class SlotMask:
+class SlotMask(struct.PyTreeNode):
     """Which slots the new tokens may read.
 
     Attributes:

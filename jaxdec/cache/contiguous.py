@@ -10,8 +10,7 @@ from jaxdec.attention.dense import KEY_BLOCK, SlotMask, dense_attention
 from jaxdec.typing import Array, Bool, Float, Int
 
 
-@struct.dataclass
-class ContiguousCache:
+class ContiguousCache(struct.PyTreeNode):
     """Keys and values in one array per layer, so that each layer's update happens in place under donation.
 
     Attributes:
@@ -99,6 +98,8 @@ def _replace(arrays: tuple, index: int, value: Array) -> tuple:
 
 def _write(buffer: Float[Array, "B G S E"], new: Float[Array, "B G T E"], start: Int[Array, "B"]) -> Array:
     """Write ``new[b]`` at ``start[b]``. One in-place slice update per row: a batched one becomes a slow scatter on CPU."""
+    zero = jnp.zeros((), start.dtype)
     for row in range(buffer.shape[0]):
-        buffer = jax.lax.dynamic_update_slice(buffer, new[row : row + 1].astype(buffer.dtype), (row, 0, start[row], 0))
+        place = (zero + row, zero, start[row], zero)
+        buffer = jax.lax.dynamic_update_slice(buffer, new[row : row + 1].astype(buffer.dtype), place)
     return buffer

@@ -85,11 +85,11 @@ class Metadata:
     def __init__(self, reader: gguf.GGUFReader):
         self._fields = reader.fields
 
-    def get(self, key: str, default=None):
+    def get(self, key: str, default: Any = None) -> Any:
         """Value of ``key``, or ``default``."""
         return self._fields[key].contents() if key in self._fields else default
 
-    def need(self, key: str):
+    def need(self, key: str) -> Any:
         """Value of ``key``; a :class:`CheckpointError` names it if it is missing."""
         if key not in self._fields:
             raise CheckpointError(f"metadata key {key} is missing")
@@ -102,10 +102,10 @@ def config_from_gguf(metadata: Metadata, reader: gguf.GGUFReader) -> DecoderConf
     if architecture not in ARCHITECTURES:
         raise CheckpointError(f"architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
 
-    def need(key):
+    def need(key: str) -> Any:
         return metadata.need(f"{architecture}.{key}")
 
-    def get(key, default=None):
+    def get(key: str, default: Any = None) -> Any:
         return metadata.get(f"{architecture}.{key}", default)
 
     shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors}

@@ -90,9 +90,12 @@ def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling("linear", float(rope["factor"]))
     if kind == "llama3":
-        names = ("factor", "low_freq_factor", "high_freq_factor")
         return RopeScaling(
-            "llama3", *(float(rope[name]) for name in names), int(rope["original_max_position_embeddings"])
+            "llama3",
+            float(rope["factor"]),
+            float(rope["low_freq_factor"]),
+            float(rope["high_freq_factor"]),
+            int(rope["original_max_position_embeddings"]),
         )
     raise CheckpointError(f"rope scaling {kind!r} is not supported; supported: default, linear, llama3")
 

@@ -1,7 +1,7 @@
 """Beam search: keep the ``K`` most probable unfinished texts and extend all of them at once.
 
-Graves 2012 (arXiv 1211.3711, alg. 1); the length penalty and the finished list as in Wu et al. 2016 (arXiv 1609.08144, sec. 7)
-and Hugging Face's ``generate``. One step, for every prompt by itself:
+Sutskever, Vinyals & Le 2014 (arXiv 1409.3215, sec. 3.2); length penalty and finished list as in Hugging Face's ``generate``.
+One step, for every prompt by itself:
 
     S(k, v) = S(k) + log p(v | x, y^k)                    for running text k and token v; S = 0 for the prompt
     candidates: the K (1 + number of end tokens) best pairs (k, v); a tie goes to the lower k, then to the lower v
@@ -10,30 +10,32 @@ and Hugging Face's ``generate``. One step, for every prompt by itself:
 
 ``|y|`` is Hugging Face's generated-length convention. The finished list keeps the ``K`` best scores. A text that reaches its
 budget joins it as it stands. The search of a prompt ends at its budget, or when no running text can beat the worst of a full
-list: log-probabilities only fall, so ``max_k log p(y^k)``, divided by the most favourable length still possible, bounds them all.
+list: log-probabilities only fall, so ``max_k log p(y^k)`` over the most favourable length still possible bounds them all.
 
-``sibling_penalty`` is the rank penalty of Li, Monroe & Jurafsky 2016 (arXiv 1611.08562, eq. 8): pairs are chosen by
+``sibling_penalty`` is the rank penalty of Li, Monroe & Jurafsky 2016 (arXiv 1611.08562): pairs are chosen by
 ``S(k, v) - gamma * rank``, the rank of ``v`` (1, 2, ...) among all continuations of text ``k``; ``S`` itself stays unpenalised.
 """
 
 import dataclasses
 import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxdec.cache import Cache
 from jaxdec.decoding.autoregressive import generated
 from jaxdec.decoding.prefill import prefill
 from jaxdec.decoding.state import Decoded, Guarantee, Prompt, Stats
 from jaxdec.language_model import LanguageModel
 from jaxdec.typing import Array, Bool, Float, Int, Key, PyTree
 
-from jaxdec.cache import Cache  # isort: skip
+AnyBeams = TypeVar("AnyBeams", bound="Beams")
+AnyBeamState = TypeVar("AnyBeamState", bound="BeamState")
 
 
-@struct.dataclass
-class Hypotheses:
+class Hypotheses(struct.PyTreeNode):
     """A list of texts per prompt, best score first; an empty place has score ``-inf``.
 
     Attributes:
@@ -49,8 +51,7 @@ class Hypotheses:
     score: Float[Array, "B K"]
 
 
-@struct.dataclass
-class Beams:
+class Beams(struct.PyTreeNode):
     """The running and the finished texts of one search per prompt.
 
     Attributes:
@@ -70,7 +71,6 @@ class Beams:
     done: Bool[Array, "B"]
 
 
-@struct.dataclass
 class BeamState(Beams):
     """State of beam search: one search per prompt, and the model's side of it.
 
@@ -143,7 +143,7 @@ class BeamSearch:
 
     def step(self, model: LanguageModel, state: BeamState) -> BeamState:
         """Feed the last token of every running text and extend them."""
-        return self.extend(*feed(model, state))
+        return self.extend(*feed(model, state, jnp.broadcast_to(~state.done[:, None], state.length.shape)))
 
     def extend(self, state: BeamState, log_probs: Float[Array, "B K V"]) -> BeamState:
         """Extend the running texts by one token, given its log-probabilities."""
@@ -218,21 +218,25 @@ def begin(model: LanguageModel, prompt: Prompt, num_beams: int, width: int) -> t
     return state, jnp.repeat(jax.nn.log_softmax(logits, axis=-1)[:, None], num_beams, axis=1)
 
 
-def feed(model: LanguageModel, state: BeamState) -> tuple[BeamState, Float[Array, "B K V"]]:
-    """Feed and commit the last token of every running text, ``B * K`` rows in one pass; return the next one's law."""
+def feed(
+    model: LanguageModel, state: AnyBeamState, active: Bool[Array, "B K"]
+) -> tuple[AnyBeamState, Float[Array, "B K V"]]:
+    """Feed the last token of every running text, ``B * K`` rows in one pass, and commit it where ``active``.
+
+    Returns the state and the log-probabilities of the next tokens.
+    """
     batch, num_beams = state.length.shape
     last = (state.length - 1)[..., None]
     tokens = jnp.take_along_axis(state.tokens, last, axis=2)
     logits, _, cache = model(tokens.reshape(-1, 1), last.reshape(-1, 1), state.cache)
-    active = ~state.done
     state = state.replace(
-        cache=cache.commit(None, jnp.repeat(active, num_beams).astype(jnp.int32)),
-        stats=Stats(target_calls=state.stats.target_calls + active),
+        cache=cache.commit(None, active.reshape(-1).astype(jnp.int32)),
+        stats=Stats(target_calls=state.stats.target_calls + ~state.done),
     )
     return state, jax.nn.log_softmax(logits[:, 0], axis=-1).reshape(batch, num_beams, -1)
 
 
-def reorder_cache(state: BeamState, parents: Int[Array, "B K"]) -> BeamState:
+def reorder_cache(state: AnyBeamState, parents: Int[Array, "B K"]) -> AnyBeamState:
     """Give every running text the cache row of the text it continues; nothing is copied when all continue themselves."""
     batch, num_beams = parents.shape
     rows = (parents + jnp.arange(batch)[:, None] * num_beams).reshape(-1)
@@ -241,7 +245,7 @@ def reorder_cache(state: BeamState, parents: Int[Array, "B K"]) -> BeamState:
 
 
 def extend_beams(
-    beams: Beams,
+    beams: AnyBeams,
     log_probs: Float[Array, "B K V"],
     prompt_length: Int[Array, "B"],
     limit: Int[Array, "B"],
@@ -250,9 +254,9 @@ def extend_beams(
     length_penalty: float | int,
     early_stopping: bool | str,
     sibling_penalty: float | int = 0.0,
-    penalty: Float[Array, "B K V"] | None = None,
+    penalty: Float[Array, "B #K V"] | None = None,
     accumulate: bool = True,
-) -> tuple[Beams, Int[Array, "B K"]]:
+) -> tuple[AnyBeams, Int[Array, "B K"]]:
     """One step of one search per prompt.
 
     Args:
@@ -332,7 +336,8 @@ def extend_beams(
     nan = jnp.where(broken, jnp.nan, 0).astype(score.dtype)[:, None]
     finished = finished.replace(log_prob=finished.log_prob + nan, score=finished.score + nan)
     after = after.replace(finished=finished, done=beams.done | last | over | broken)
-    after = where_rows(beams.done, Beams(**{name: getattr(beams, name) for name in FIELDS}), after)
+    before = Beams(**{name: getattr(beams, name) for name in FIELDS})
+    after = where_rows(beams.done, before, after)
     parents = jnp.where(beams.done[:, None], first, jnp.take_along_axis(parent, going_on, axis=1))
     return beams.replace(**{name: getattr(after, name) for name in FIELDS}), parents
 

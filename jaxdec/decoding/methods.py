@@ -1,15 +1,19 @@
 """Methods by name: what ``generate(..., method="beam")`` and ``--method=beam`` mean."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any
 
 from jaxdec.decoding.autoregressive import Autoregressive
+from jaxdec.decoding.beam_search import BeamSearch
+from jaxdec.decoding.diverse_beam_search import DiverseBeamSearch
 from jaxdec.decoding.loop import Method
 from jaxdec.decoding.sampling import GREEDY, Sampling
 
-METHODS: dict[str, Callable[..., Method]] = {
+METHODS: dict[str, type[Any]] = {
     "greedy": Autoregressive,
     "sample": Autoregressive,
+    "beam": BeamSearch,
+    "diverse_beam": DiverseBeamSearch,
 }
 
 

@@ -35,8 +35,7 @@ def bucket(size: int, smallest: int = 16) -> int:
     return power
 
 
-@struct.dataclass
-class Prompt:
+class Prompt(struct.PyTreeNode):
     """A batch of right-padded prompts with their budgets.
 
     Attributes:
@@ -126,8 +125,7 @@ class Prompt:
         )
 
 
-@struct.dataclass
-class Stats:
+class Stats(struct.PyTreeNode):
     """Counters kept inside the loop.
 
     Attributes:
@@ -138,8 +136,7 @@ class Stats:
     target_calls: Int[Array, "R"]
 
 
-@struct.dataclass
-class DecodeState:
+class DecodeState(struct.PyTreeNode):
     """State of a method that extends one text per row; other methods have fields of the same names and meaning.
 
     Between steps the cache holds all tokens but the last (``cache.length == length - 1``): the last one, the root of
@@ -170,8 +167,7 @@ class DecodeState:
     stats: Stats
 
 
-@struct.dataclass
-class Decoded:
+class Decoded(struct.PyTreeNode):
     """What a method returns: for each prompt, ``K`` texts, best first where the method ranks them.
 
     Attributes:

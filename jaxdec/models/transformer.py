@@ -9,6 +9,7 @@ SwiGLU (arXiv 2002.05202); Ainslie et al. 2023 (arXiv 2305.13245) for grouped-qu
 Query, key and value weights are one matrix, gate and up weights another: fewer, larger products.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -152,6 +153,10 @@ class Transformer(nn.Module):
             head_dim=config.head_dim,
             dtype=self.dtype,
         )
+
+    def token_embeddings(self, params: Mapping[str, Any]) -> Float[Array, "V D"]:
+        """The table of input embeddings."""
+        return params["embed"]["embedding"]
 
     @nn.compact
     def __call__(

@@ -14,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxdec.decoding.autoregressive import Autoregressive
 from jaxdec.decoding.sampling import GREEDY, Sampling
@@ -66,14 +65,13 @@ class Drafter(Protocol):
 EXACT_MATCH = ExactMatch()
 
 
-@struct.dataclass
 class SpeculativeStats(Stats):
     """Counters of speculative decoding, on top of ``target_calls``.
 
     Attributes:
       drafted: valid candidate nodes fed, by depth (1, 2, ...), summed over the row's steps.
       accepted: accepted nodes by depth; ``accepted[d] / steps`` is the chance to get that far.
-      produced_by: per position of the text buffer, who produced the token: 0 prompt or prefill, 1 the target's bonus, 2 a draft.
+      produced_by: per position of the text buffer, its producer: 0 prompt or prefill, 1 the target (bonus), 2 a draft.
     """
 
     drafted: Int[Array, "R A"]
@@ -81,7 +79,6 @@ class SpeculativeStats(Stats):
     produced_by: Int[Array, "R L"]
 
 
-@struct.dataclass
 class SpeculativeState(DecodeState):
     """:class:`DecodeState` with the drafter's own state."""
 

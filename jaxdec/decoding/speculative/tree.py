@@ -15,8 +15,7 @@ from jaxdec.typing import Array, Bool, Float, Int
 ROOT = -1
 
 
-@struct.dataclass
-class DraftTree:
+class DraftTree(struct.PyTreeNode):
     """Guesses for each row of a batch, in a fixed number of nodes.
 
     Attributes:

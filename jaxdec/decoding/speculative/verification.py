@@ -30,8 +30,7 @@ from jaxdec.decoding.state import Guarantee
 from jaxdec.typing import Array, Bool, Float, Int, Key
 
 
-@struct.dataclass
-class Verified:
+class Verified(struct.PyTreeNode):
     """Outcome of one verification.
 
     Attributes:
