@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         "dirty": None if changes is None else bool(changes),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": jaxlib.version.__version__,
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,

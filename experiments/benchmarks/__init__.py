@@ -1,0 +1,1 @@
+"""Timings: interleaved against peers in one run, medians with their spread, load of other processes recorded beside them."""

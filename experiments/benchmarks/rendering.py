@@ -1,0 +1,308 @@
+"""Pages from results: ``docs/benchmarks.md``, ``docs/papers.md`` and the figures. No number in them is typed by hand."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+
+from experiments.benchmarks import figures
+from experiments.benchmarks.papers_page import papers_page
+from experiments.record import markdown_table, write_text
+
+SUITES = ("cpu_decode", "gpu_decode")
+ENVIRONMENT = jinja2.Environment(
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+)
+
+PAGE = """\
+# Benchmarks
+
+Written by `python -m experiments.benchmark --render` from the JSON files in `benchmarks/results/`, which hold every sample.
+No number here is typed by hand.
+
+## How it is measured
+
+- Every engine runs in a process of its own, loads once, warms up, and sleeps until it is its turn. In a round the engines
+  take turns, and each round begins with the next one. Ratios are taken inside a round; tables show the median over the
+  rounds, with the smallest and the largest in brackets.
+- Decoding: new tokens after the first, over the time from the first to the last. Prefill: prompt tokens, over the time from
+  token ids to the first new token. Greedy, batch 1, end tokens ignored, the same token ids and the same GGUF file for all;
+  all engines have as many threads as the machine has processors. Compiling and loading are not in these times.
+- Foreign load is what other processes and the hypervisor took during a measurement, in cores. A round above 0.1 is repeated;
+  rounds that stayed above it are counted as loud.
+- Machines differ, so compare ratios inside one table, never figures between tables.
+
+## Decoding on a processor
+
+    python -m experiments.benchmark --suite=cpu_decode --wait_quiet=60
+
+{% for document in cpu_decode %}
+{{ cpu_section(document) }}
+{% else %}
+Not measured yet.
+
+{% endfor %}
+## Decoding on a GPU
+
+    python -m experiments.benchmark --suite=gpu_decode
+
+Random bfloat16 weights in Llama-3-8B's shape: the time of a step does not depend on what it says. A step must read the
+weights once and the keys and values of every row; these bytes over the time of a step are held against the bandwidth of a
+plain copy (read and write counted) in the same round.
+
+{% for document in gpu_decode %}
+{{ gpu_section(document) }}
+{% else %}
+Not measured yet.
+{% endfor %}
+"""
+
+CPU_SECTION = """\
+### {{ d.host }}, {{ d.date }}
+
+{{ environment }}
+**Targets**
+
+{{ targets }}
+**Greedy decoding, batch 1**
+
+{{ decode }}
+**Prefill**
+
+{{ prefill }}
+{% if has_steps %}
+**Cost of a step against its new tokens**, behind {{ context }} committed tokens; the floor is the time to read the weights
+once: summing every weight array as it lies, in one program on all cores (in brackets: as many bytes in one array).
+
+{{ steps }}
+{% endif %}
+{% if cold %}
+**Cold start** of `python -m experiments.generate`, files and compiled programs cached: {{ cold }}
+
+{% endif %}
+{% if agreement %}
+**Same text?** {{ agreement }}
+
+{% endif %}
+{% for entry in d.absent %}
+Absent: {{ entry.side }} ({{ entry.reason }}).
+
+{% endfor %}
+{% if figures %}
+{% for name in figures %}
+![{{ name }}](../benchmarks/results/{{ name }})
+{% endfor %}
+{% endif %}
+"""
+
+GPU_SECTION = """\
+### {{ d.host }}, {{ d.date }}
+
+{{ environment }}
+{{ table }}
+Copy bandwidth in the same rounds: {{ copy }} GB/s.
+"""
+
+
+def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
+    """Write the pages and figures, or with ``check`` compare the pages. Returns an exit status.
+
+    Raises:
+      FileNotFoundError: there is no folder ``results``.
+      ValueError: a result file is not what it should be.
+    """
+    if not results.is_dir():
+        raise FileNotFoundError(f"--out: there is no folder {results}")
+    newest = {suite: newest_results(results, suite) for suite in SUITES}
+    pages = {docs / "benchmarks.md": benchmarks_page(newest), docs / "papers.md": papers_page(results / "papers")}
+    if check:
+        stale = [path for path, text in pages.items() if not path.is_file() or path.read_text() != text]
+        for path in stale:
+            console.print(
+                f"{path.name} is not what the results say: run python -m experiments.benchmark --render", soft_wrap=True
+            )
+        return 1 if stale else 0
+    for document in newest["cpu_decode"]:
+        figures.draw(document, results)
+    for path, text in pages.items():
+        write_text(path, text)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def newest_results(results: Path, suite: str) -> list[dict[str, Any]]:
+    """The newest result of every sort of machine, smoke runs left out, by name of machine.
+
+    Raises:
+      ValueError: a file is no result.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    for path in sorted(results.glob(f"{suite}_*.json")):
+        try:
+            document = json.loads(path.read_text())
+            smoke, host, date = document["smoke"], document["host"], document["date"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a result of a suite: {error!r}") from error
+        if not smoke and date >= newest.get(host, {"date": ""})["date"]:
+            newest[host] = {**document, "stem": path.stem}
+    return [newest[host] for host in sorted(newest)]
+
+
+def benchmarks_page(newest: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The whole page."""
+    sections: dict[str, Callable[..., str]] = {"cpu_section": cpu_section, "gpu_section": gpu_section}
+    return ENVIRONMENT.from_string(PAGE).render(**newest, **sections).rstrip() + "\n"
+
+
+def show(path: Path, console: Console):
+    """Print a result as the page would show it."""
+    document = {**json.loads(path.read_text()), "stem": path.stem}
+    section = cpu_section(document, with_figures=False) if document["suite"] == "cpu_decode" else gpu_section(document)
+    console.print(section, markup=False, highlight=False, soft_wrap=True)
+
+
+def cpu_section(d: Mapping[str, Any], with_figures: bool = True) -> str:
+    """One machine's results."""
+    steps = [row for row in d["rows"] if row["case"] == "step_cost"]
+    return ENVIRONMENT.from_string(CPU_SECTION).render(
+        d=d,
+        environment=environment_table(d),
+        targets=targets_table(d["targets"]),
+        decode=rates_table(d, "decode"),
+        prefill=rates_table(d, "prefill"),
+        has_steps=bool(steps),
+        context=steps[0]["prompt_tokens"] if steps else 0,
+        steps=steps_table(steps) if steps else "",
+        cold=cold_start_text(d),
+        agreement=agreement_text(d.get("agreement")),
+        figures=figures.names(d) if with_figures else [],
+    )
+
+
+def gpu_section(d: Mapping[str, Any]) -> str:
+    """One device's results."""
+    header = ["batch", "context", "tokens/s", "step, ms", "weights + KV read, GB", "GB/s", "of the copy", "loud rounds"]
+    lines = []
+    for row in d["rows"]:
+        if row["case"] != "copy":
+            read, metrics = row["bytes_per_step"], row["metrics"]
+            gigabytes = f"{read['weights'] / 1e9:.2f} + {read['kv'] / 1e9:.2f}"
+            fraction = spread(metrics["fraction_of_copy"], 2)
+            step, rate = spread(metrics["step_ms"], 2), spread(metrics["gigabytes_per_second"], 0)
+            tokens = spread(metrics["tokens_per_second"], 1)
+            quiet = loudness(row)
+            lines.append([row["batch"], row["prompt_tokens"], tokens, step, gigabytes, rate, fraction, quiet])
+    copy = next(row for row in d["rows"] if row["case"] == "copy")["metrics"]["gigabytes_per_second"]
+    text = ENVIRONMENT.from_string(GPU_SECTION)
+    return text.render(d=d, environment=environment_table(d), table=markdown_table(header, lines), copy=spread(copy, 0))
+
+
+def rates_table(d: Mapping[str, Any], case: str) -> str:
+    """Tokens per second of every engine, and how many times faster or slower than our float32 and than each peer."""
+    rows = [row for row in d["rows"] if row["case"] == case]
+    others = [row["side"] for row in rows]
+    header = ["engine", "version", "prompt", "new", "tokens/s", *(f"/ {side}" for side in others)]
+    header += ["tokens per call", "compile, s", "peak memory, MB", "foreign load", "loud rounds", "note"]
+    lines = []
+    for row in rows:
+        ratios = [f"{row['ratios'][side]['median']:.2f}" if side in row["ratios"] else "1" for side in others]
+        line = [f"**{row['side']}**", row["engine_version"], row["prompt_tokens"], row["new_tokens"] or 1]
+        line += [spread(row["metrics"]["tokens_per_second"], 1), *ratios, number(row["tokens_per_call"], 2)]
+        peak = row["peak_rss_bytes"]
+        line += [
+            number(row["compile_seconds"], 1),
+            number(peak and peak / 1e6, 0),
+            load(row),
+            loudness(row),
+            row["note"],
+        ]
+        lines.append(line)
+    return markdown_table(header, lines)
+
+
+def steps_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Milliseconds by new tokens; the floor and the ratio to it last."""
+    header = ["new tokens"] + [text for row in rows for text in (f"{row['dtype']}, ms", "T(n) / T(1)")]
+    counts = [name.removeprefix("ms_") for name in rows[0]["metrics"] if name.startswith("ms_")]
+    lines = [
+        [n] + [text for row in rows for text in (spread(row["metrics"][f"ms_{n}"], 1), ratio(row, f"relative_{n}"))]
+        for n in counts
+    ]
+    floor = ["floor"]
+    over = ["one step / floor"]
+    for row in rows:
+        metrics = row["metrics"]
+        floor += [f"{spread(metrics['floor_ms'], 1)} [{metrics['flat_floor_ms']['median']:.1f}]", ""]
+        over += ["", f"{ratio(row, 'step_over_floor')} [{metrics['step_over_flat_floor']['median']:.2f}]"]
+    return markdown_table(header, [*lines, floor, over])
+
+
+def targets_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Target beside measurement."""
+    lines = []
+    for verdict in verdicts:
+        sign = "at least" if verdict["at_least"] else "at most"
+        reached = {True: "yes", False: "**no**", None: "-"}[verdict["reached"]]
+        measured = verdict["reason"] if verdict["measured"] is None else f"{verdict['measured']:.2f}"
+        lines.append([verdict["name"], f"{sign} {verdict['bound']:g}", measured, reached])
+    return markdown_table(["what", "target", "measured", "reached"], lines)
+
+
+def cold_start_text(d: Mapping[str, Any]) -> str:
+    """One sentence, or nothing."""
+    row = next((row for row in d["rows"] if row["case"] == "cold_start"), None)
+    if row is None:
+        return ""
+    metrics = row["metrics"]
+    memory = metrics["peak_rss_bytes"]["median"]
+    times = f"{spread(metrics['first_text_seconds'], 1)} s to the first text, {spread(metrics['total_seconds'], 1)} s in all"
+    weights = f"{memory / d['model']['weights_bytes']:.2f} times the float32 weights"
+    return f"{times}; peak memory {memory / 1e6:.0f} MB, {weights}; foreign load {load(row)} cores."
+
+
+def agreement_text(agreement: Mapping[str, Any] | None) -> str:
+    """One sentence, or nothing."""
+    if agreement is None:
+        return ""
+    ours, theirs = agreement["sides"]
+    if agreement["equal"]:
+        return f"{ours} and {theirs} write the same {agreement['tokens']} tokens."
+    gaps = f"{agreement['gap_ours']:.2g} by our logits, {agreement['gap_theirs']:.2g} by theirs"
+    return f"{ours} and {theirs} first differ at token {agreement['first_difference']}; each prefers its own: {gaps}."
+
+
+def environment_table(d: Mapping[str, Any]) -> str:
+    """The environment record as a two-column table."""
+    lines = [
+        [key.replace("_", " "), ", ".join(value) if isinstance(value, list) else value]
+        for key, value in d["environment"].items()
+    ]
+    return markdown_table(["", ""], [*lines, ["rounds", d["rounds"]]])
+
+
+def spread(samples: Mapping[str, Any], digits: int) -> str:
+    """``median (min to max)``."""
+    return f"{samples['median']:.{digits}f} ({samples['min']:.{digits}f} to {samples['max']:.{digits}f})"
+
+
+def ratio(row: Mapping[str, Any], metric: str) -> str:
+    """Median of a metric with two digits."""
+    return f"{row['metrics'][metric]['median']:.2f}"
+
+
+def load(row: Mapping[str, Any]) -> str:
+    """Median foreign load of a row."""
+    return "unknown" if row["foreign_load"] is None else f"{row['foreign_load']['median']:.2f}"
+
+
+def loudness(row: Mapping[str, Any]) -> str:
+    """``loud of all`` rounds."""
+    return f"{row['loud_rounds']} of {row['rounds']}"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
