@@ -37,7 +37,8 @@ class Generation:
       tokens_per_second: tokens of the whole batch after the first ones, per second of ``decode_seconds``.
       compile_seconds: tracing, lowering, and compiling or reading the compilation cache.
       method: the method's name, or the class of a method object.
-      guarantee: how the text relates to plain decoding.
+      guarantee: how the text relates to that of ``reference``.
+      reference: what the guarantee is relative to, such as ``"greedy decoding"``.
       model: name of the model.
       alternatives: further texts of the same prompt (samples, beams), best first where they are ranked.
     """
@@ -56,6 +57,7 @@ class Generation:
     compile_seconds: float
     method: str
     guarantee: str
+    reference: str
     model: str
     alternatives: tuple["Generation", ...] = ()
 
@@ -263,6 +265,7 @@ class Run:
             compile_seconds=self._clock.seconds,
             method=self.method_name,
             guarantee=str(self.method.guarantee),
+            reference=self.method.reference,
             model=self.lm.name,
         )
 

@@ -9,6 +9,8 @@ from flax import struct
 from jaxdec.attention.dense import KEY_BLOCK, SlotMask, dense_attention
 from jaxdec.typing import Array, Bool, Float, Int
 
+UNROLLED_ROWS = 8
+
 
 class ContiguousCache(struct.PyTreeNode):
     """Keys and values in one array per layer, so that each layer's update happens in place under donation.
@@ -97,9 +99,21 @@ def _replace(arrays: tuple, index: int, value: Array) -> tuple:
 
 
 def _write(buffer: Float[Array, "B G S E"], new: Float[Array, "B G T E"], start: Int[Array, "B"]) -> Array:
-    """Write ``new[b]`` at ``start[b]``. One in-place slice update per row: a batched one becomes a slow scatter on CPU."""
+    """Write ``new[b]`` at ``start[b]``, in place."""
+    new = new.astype(buffer.dtype)
+    if jax.default_backend() != "cpu":
+        return jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=1))(
+            buffer, new, start
+        )
+    # A batched slice update becomes a scatter, which is slow on CPU: write row after row.
     zero = jnp.zeros((), start.dtype)
+
+    def write_row(row, buffer):
+        place = (row.astype(start.dtype), zero, start[row], zero)
+        return jax.lax.dynamic_update_slice(buffer, jax.lax.dynamic_slice_in_dim(new, row, 1), place)
+
+    if buffer.shape[0] > UNROLLED_ROWS:
+        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(buffer.shape[0]), write_row, buffer)
     for row in range(buffer.shape[0]):
-        place = (zero + row, zero, start[row], zero)
-        buffer = jax.lax.dynamic_update_slice(buffer, new[row : row + 1].astype(buffer.dtype), place)
+        buffer = write_row(jnp.int32(row), buffer)
     return buffer

@@ -39,6 +39,11 @@ class Autoregressive:
         return Guarantee.TOKEN_IDENTICAL if self.sampling.greedy else Guarantee.DISTRIBUTION
 
     @property
+    def reference(self) -> str:
+        """This is what the other methods are held against."""
+        return "greedy decoding" if self.sampling.greedy else "sampling"
+
+    @property
     def incremental(self) -> bool:
         """Each row is one text that only grows."""
         return True

@@ -36,7 +36,7 @@ AnyBeamState = TypeVar("AnyBeamState", bound="BeamState")
 
 
 class Hypotheses(struct.PyTreeNode):
-    """A list of texts per prompt, best score first; an empty place has score ``-inf``.
+    """A list of texts per prompt, best score first; an empty place has score ``-inf``. Groups may be stacked in front.
 
     Attributes:
       tokens: prompt and generated tokens, right-padded.
@@ -45,10 +45,10 @@ class Hypotheses(struct.PyTreeNode):
       score: what they are ranked by.
     """
 
-    tokens: Int[Array, "B K L"]
-    length: Int[Array, "B K"]
-    log_prob: Float[Array, "B K"]
-    score: Float[Array, "B K"]
+    tokens: Int[Array, "... B K L"]
+    length: Int[Array, "... B K"]
+    log_prob: Float[Array, "... B K"]
+    score: Float[Array, "... B K"]
 
 
 class Beams(struct.PyTreeNode):
@@ -63,12 +63,12 @@ class Beams(struct.PyTreeNode):
       done: the search has ended; nothing changes any more.
     """
 
-    tokens: Int[Array, "B K L"]
-    length: Int[Array, "B K"]
-    log_prob: Float[Array, "B K"]
-    running_score: Float[Array, "B K"]
+    tokens: Int[Array, "... B K L"]
+    length: Int[Array, "... B K"]
+    log_prob: Float[Array, "... B K"]
+    running_score: Float[Array, "... B K"]
     finished: Hypotheses
-    done: Bool[Array, "B"]
+    done: Bool[Array, "... B"]
 
 
 class BeamState(Beams):
@@ -126,6 +126,11 @@ class BeamSearch:
     def guarantee(self) -> Guarantee:
         """Identical to a plain beam search, near-ties excepted."""
         return Guarantee.TOKEN_IDENTICAL
+
+    @property
+    def reference(self) -> str:
+        """The definition in the module's docstring."""
+        return "beam search"
 
     @property
     def incremental(self) -> bool:

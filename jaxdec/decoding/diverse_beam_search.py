@@ -103,6 +103,11 @@ class DiverseBeamSearch:
         return Guarantee.TOKEN_IDENTICAL
 
     @property
+    def reference(self) -> str:
+        """The definition in the module's docstring."""
+        return "diverse beam search"
+
+    @property
     def incremental(self) -> bool:
         """Which text is best is known at the end."""
         return False

@@ -28,7 +28,12 @@ class Method(Protocol):
 
     @property
     def guarantee(self) -> Guarantee:
-        """How its text relates to plain decoding."""
+        """How its text relates to that of :attr:`reference`."""
+        ...
+
+    @property
+    def reference(self) -> str:
+        """What the guarantee is relative to: ``"greedy decoding"``, ``"sampling"``, ``"beam search"``, ..."""
         ...
 
     @property

@@ -13,7 +13,7 @@ from jaxdec.typing import Array, Bool, Float, Int, Key
 
 
 class Guarantee(enum.StrEnum):
-    """How a method's output relates to plain decoding of the same model.
+    """How a method's output relates to its reference: plain decoding of the same model, or for beams a plain beam search.
 
     ``BITWISE``: same tokens and same logits to the last bit. ``TOKEN_IDENTICAL``: same tokens, except where the two best
     logits are closer than rounding. ``DISTRIBUTION``: same law of the sampled text. ``APPROXIMATE``: none of these.

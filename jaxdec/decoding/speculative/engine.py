@@ -112,6 +112,11 @@ class Speculative:
         return self.verification.guarantee(self.sampling)
 
     @property
+    def reference(self) -> str:
+        """Plain decoding."""
+        return self.plain.reference
+
+    @property
     def incremental(self) -> bool:
         """Each row is one text that only grows."""
         return True
@@ -137,6 +142,7 @@ class Speculative:
         """Propose, check, accept, commit."""
         max_depth = self.drafter.max_depth
         tree, drafter = self.drafter.propose(model, state.drafter, state)
+        tree = tree.replace(tokens=tree.tokens.astype(jnp.int32))
         visible = ancestors(tree, max_depth)
         depth = visible.sum(-1).astype(jnp.int32) - 1
         root = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
@@ -176,9 +182,9 @@ class Speculative:
         fed = (tree.valid & tree.candidate & ~state.done[:, None])[..., None] & (depth[:, 1:, None] == levels)
         stats = SpeculativeStats(
             target_calls=state.stats.target_calls + ~state.done,
-            drafted=state.stats.drafted + fed.sum(1),
+            drafted=state.stats.drafted + fed.sum(1, dtype=jnp.int32),
             accepted=state.stats.accepted + ((levels <= verified.accepted[:, None]) & ~state.done[:, None]),
-            produced_by=jnp.where(here, jnp.where(by_draft, 2, 1), state.stats.produced_by),
+            produced_by=jnp.where(here, 1 + by_draft, state.stats.produced_by).astype(jnp.int32),
         )
         hit_end = (ends & keep).any(-1)
         return state.replace(

@@ -59,7 +59,7 @@ class RandomTrees:
             sound = (parent < 0) | jnp.take_along_axis(valid, jnp.maximum(parent, 0)[:, None], 1)[:, 0]
             valid = valid.at[:, node].set(valid[:, node] & sound & (level <= self.max_depth))
             depth = depth.at[:, node + 1].set(level)
-        script = jnp.asarray(self.script)
+        script = jnp.resize(jnp.asarray(self.script), (rows, len(self.script[0])))
         index = (text.length - text.prompt_length)[:, None] + depth[:, 1:] - 1
         right = jnp.take_along_axis(script, jnp.minimum(index, script.shape[1] - 1), axis=1)
         wild = jax.random.randint(keys[2], (rows, nodes), 0, self.vocab_size)
@@ -73,6 +73,43 @@ class RandomTrees:
             sound = (parent < 0) | jnp.take_along_axis(valid, jnp.maximum(parent, 0)[:, None], 1)[:, 0]
             valid = valid.at[:, node].set(valid[:, node] & sound)
         return DraftTree(tokens, parents, valid, valid), keys[4]
+
+    def observe(self, model, drafter_state, tree, verified, before, after):
+        return drafter_state
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnFromLaw:
+    """Draws a chain from a Markov law of its own and says so: for speculative sampling. ``mix`` moves it to the target's."""
+
+    num_nodes: int
+    vocab_size: int
+    mix: float = 0.0
+
+    @property
+    def max_depth(self) -> int:
+        return self.num_nodes
+
+    def init(self, model, prompt):
+        return prompt.keys
+
+    def law(self, model):
+        """Log-probabilities ``[V, V]``."""
+        own = jax.nn.softmax(2.0 * jax.random.normal(jax.random.key(11), (self.vocab_size, self.vocab_size)), axis=-1)
+        return jnp.log((1 - self.mix) * own + self.mix * jnp.exp(model.params["log_table"]))
+
+    def propose(self, model, drafter_state, text):
+        law = self.law(model)
+        token = jnp.take_along_axis(text.tokens, text.length[:, None] - 1, axis=1)[:, 0]
+        keys = jax.vmap(jax.random.fold_in)(drafter_state, -text.length)
+        tokens, log_probs = [], []
+        for node in range(self.num_nodes):
+            log_probs.append(law[token])
+            node_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, node)
+            token = jax.vmap(jax.random.categorical)(node_keys, law[token])
+            tokens.append(token)
+        count = jnp.full_like(text.length, self.num_nodes)
+        return chain(jnp.stack(tokens, axis=1), count, jnp.stack(log_probs, axis=1)), drafter_state
 
     def observe(self, model, drafter_state, tree, verified, before, after):
         return drafter_state

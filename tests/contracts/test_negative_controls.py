@@ -1,0 +1,73 @@
+"""The checks must fail where a promise is broken: a suite that cannot fail shows nothing."""
+
+import pytest
+
+from jaxdec.decoding import BeamSearch, Prompt, Sampling
+from jaxdec.decoding.speculative import Speculative, SpeculativeSampling
+from tests.contracts import checks, wrong
+from tests.contracts.table import BUDGET, PLAIN_LAW, PROMPTS
+from tests.contracts.test_contracts import RAGGED_BUDGETS, batch, end_tokens, greedy_texts, model_of
+from tests.decoding.speculative.drafters import DrawnFromLaw
+
+
+def fails(check, *arguments, **options):
+    with pytest.raises(AssertionError) as caught:
+        check(*arguments, **options)
+    return str(caught.value)
+
+
+def ragged(**options) -> Prompt:
+    return Prompt.create(
+        [list(prompt) for prompt in PROMPTS], RAGGED_BUDGETS, **{"eos_tokens": checks.NO_ENDS, **options}
+    )
+
+
+@pytest.mark.parametrize("method", [wrong.ForgetsToCommit(), wrong.SharesPositions()])
+def test_wrong_texts_are_caught(method):
+    expected = [[text] for text in greedy_texts("float32")]
+    prompt = Prompt.create([list(prompt) for prompt in PROMPTS], BUDGET)
+    fails(checks.check_text, method, model_of("float32"), prompt, expected, checks.TIE["float32"])
+
+
+@pytest.mark.parametrize("method", [wrong.ForgetsToCommit(), wrong.SharesPositions(), wrong.SharesOneCacheRow(3)])
+def test_wrong_caches_are_caught(method):
+    fails(checks.check_cache, method, model_of("float32"), ragged(), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("method", [wrong.OneTooMany(), wrong.DeafToEndTokens(), wrong.Restless()])
+def test_wrong_ends_are_caught(method):
+    prompt = ragged(eos_tokens=list(end_tokens("float32")))
+    fails(checks.check_stopping, method, model_of("float32"), prompt)
+
+
+@pytest.mark.parametrize("method", [wrong.CountsTooFew(), wrong.RecordsProcessedScores()])
+def test_wrong_statistics_are_caught(method):
+    fails(checks.check_statistics, method, model_of("float32"), ragged())
+
+
+def test_reading_unused_slots_is_caught():
+    fails(checks.check_unused_slots, wrong.ReadsUnusedSlots(), model_of("float32"), ragged())
+
+
+def test_depending_on_the_batch_is_caught():
+    prompts = batch(4)[0]
+    assert "depends on its batch" in fails(
+        checks.check_independence, wrong.ReadsItsBatch(), model_of("float32"), prompts, BUDGET
+    )
+
+
+def test_shapes_that_depend_on_data_are_caught():
+    prompts = [Prompt.create([[1] * length], 5) for length in (3, 30)]  # two buckets
+    fails(checks.check_traces, BeamSearch(2), model_of("float32"), prompts)
+
+
+@pytest.mark.parametrize("method", [wrong.TooCold(PLAIN_LAW), wrong.OneKeyForAll(PLAIN_LAW)])
+def test_wrong_laws_are_caught(method):
+    fails(checks.check_law, method, PLAIN_LAW)
+
+
+@pytest.mark.parametrize("sampling", [PLAIN_LAW, Sampling(temperature=0.7, top_k=4)])
+def test_the_batch_minimum_rule_is_caught(sampling):
+    """The same drafts under the right rule pass; the batch-minimum rule passes alone and fails in a batch."""
+    checks.check_law(Speculative(DrawnFromLaw(2, 6), sampling, SpeculativeSampling()), sampling)
+    assert "chi-square" in fails(checks.check_law, wrong.batch_minimum(sampling), sampling)
