@@ -6,7 +6,8 @@ softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 220
     m' = max(m, max s),  z' = z e^(m - m') + sum e^(s - m'),  o' = o e^(m - m') + e^(s - m') V
 
 so the cost follows the text, not the capacity. Blocks start at fixed multiples of their size whatever the batch, and a block
-that a row may not read adds exactly nothing to it: a row's result does not depend on the rows beside it.
+that a row may not read adds exactly nothing to it: a row's result does not depend on the rows beside it, up to how the
+backend rounds products of another batch size.
 """
 
 import jax
