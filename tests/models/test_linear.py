@@ -48,3 +48,7 @@ def test_float64_stays_float64():
         x, weight = jnp.full((3, 2), 1 / 3, jnp.float64), jnp.ones((2, 2), jnp.float64)
         assert linear(x, weight).dtype == jnp.float64
         np.testing.assert_allclose(linear(x, weight), 2 / 3, rtol=1e-15)
+
+
+def test_few_rows_are_packed_without_a_remainder():
+    assert [module.packed_rows(n) for n in (2, 4, 5, 9, 17, 32, 33, 96)] == [4, 4, 8, 16, 32, 32, 48, 96]
