@@ -1,6 +1,7 @@
 """``jaxdec.load``: a name or a path in, a model ready to decode out."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 
@@ -28,7 +29,7 @@ class LoadedModel:
     name: str
 
 
-def load(name_or_path: str, *, dtype: str = "float32", row_tile: int = 1) -> LoadedModel:
+def load(name_or_path: str | Path, *, dtype: str = "float32", row_tile: int = 1) -> LoadedModel:
     """Load a model.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxdec.checkpoints.files import HF_CONFIG, ORBAX_CONFIG, PICKLES
 from jaxdec.errors import CheckpointError
 from jaxdec.models.config import DecoderConfig
 from jaxdec.tokenizers import Tokenizer
@@ -35,7 +36,7 @@ def load_checkpoint(path: Path, dtype: Any = jnp.float32) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"no file or folder at {path}")
     if path.is_file():
-        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
+        if path.suffix in PICKLES:
             raise CheckpointError(
                 f"{path} is a pickle: reading it runs the code in it. Convert it to safetensors or GGUF"
             )
@@ -44,10 +45,12 @@ def load_checkpoint(path: Path, dtype: Any = jnp.float32) -> Checkpoint:
                 f"{path} is a weights file alone: give its folder, with config.json and tokenizer.json"
             )
         from jaxdec.checkpoints.gguf import read_gguf as read
-    elif (path / "jaxdec_config.json").exists():
+    elif (path / ORBAX_CONFIG).exists():
         from jaxdec.checkpoints.orbax import read_orbax as read
-    elif (path / "config.json").exists():
+    elif (path / HF_CONFIG).exists():
         from jaxdec.checkpoints.hf_directory import read_hf_directory as read
     else:
-        raise CheckpointError(f"{path} has neither config.json (Hugging Face) nor jaxdec_config.json (Orbax)")
+        files = sorted(entry.name for entry in path.glob("*.gguf"))
+        hint = f"; for the GGUF file in it, give {path / files[0]}" if files else ""
+        raise CheckpointError(f"{path} has neither {HF_CONFIG} (Hugging Face) nor {ORBAX_CONFIG} (Orbax){hint}")
     return Checkpoint(*read(path, dtype))

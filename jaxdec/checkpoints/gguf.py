@@ -1,18 +1,19 @@
 """GGUF files (llama.cpp): config, weights and tokenizer of Llama, Qwen2 and Qwen3 models.
 
-The ``gguf`` package parses and dequantises; here are the names, and one twist: llama.cpp stores the query and key rows of
-Llama models permuted for interleaved rotary pairs, ``[2 * i, 2 * i + 1]`` instead of ``[i, i + E / 2]``.
+:mod:`jaxdec.checkpoints.gguf_file` reads the container; here are the names, and two twists of llama.cpp's. The query and key
+rows of Llama models (not of Qwen's) are stored permuted for interleaved rotary pairs, ``[2 * i, 2 * i + 1]`` instead of
+``[i, i + E / 2]``. Llama 3's frequency scaling is stored as the divisors it comes to, in the tensor ``rope_freqs.weight``.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdec.checkpoints.gguf_file import GGUFFile
 from jaxdec.checkpoints.param_layout import assemble_params
 from jaxdec.errors import CheckpointError
 from jaxdec.models.config import ARCHITECTURES, DecoderConfig, RopeScaling
@@ -35,7 +36,11 @@ HF_TO_GGUF = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-ROWS_PER_TASK = 4096
+ROPE_DIVISORS = "rope_freqs.weight"
+LLAMA3_CYCLES = (1.0, 4.0)  # low_freq_factor and high_freq_factor of every Llama 3 model; the file does not hold them
+LLAMA3_FACTORS = (8.0, 32.0)
+TOLERANCE = 1e-4  # relative, of a divisor
+LLAMA3_CONTEXTS = (8192, 4096, 2048, 16384, 32768)
 
 
 def read_gguf(path: Path, dtype: Any = jnp.float32) -> tuple[DecoderConfig, PyTree, Tokenizer]:
@@ -45,149 +50,138 @@ def read_gguf(path: Path, dtype: Any = jnp.float32) -> tuple[DecoderConfig, PyTr
       CheckpointError: not a GGUF file, cut short, an architecture or tensor type that is not supported, a tensor that is
         missing or does not fit the config.
     """
-    reader = open_gguf(path)
-    metadata = Metadata(reader)
+    file = GGUFFile(path)
     try:
-        config = config_from_gguf(metadata, reader)
-        params = assemble_params(config, _TensorSource(reader, config), dtype)
-        return config, params, tokenizer_from_gguf(metadata.get)
-    except CheckpointError as error:
+        config = config_from_gguf(file)
+        tokenizer = tokenizer_from_gguf(file.metadata.get)
+        return config, assemble_params(config, _GGUFTensors(file, config), dtype), tokenizer
+    except ValueError as error:  # CheckpointError, and what DecoderConfig refuses
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def open_gguf(path: Path) -> gguf.GGUFReader:
-    """Open a file and check that all its tensors lie inside it.
+def config_from_gguf(file: GGUFFile) -> DecoderConfig:
+    """Read the shape of the model from the header.
 
     Raises:
-      CheckpointError: not a GGUF file, or cut short.
+      CheckpointError: an unsupported architecture or feature, or a metadata key that is missing or malformed.
+      ValueError: sizes that no model has.
     """
-    with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise CheckpointError(f"{path} is not a GGUF file: it begins with {magic!r} instead of b'GGUF'")
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, OverflowError, KeyError, UnicodeDecodeError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is cut short or corrupt: its header or tensors cannot be read ({error})"
-        ) from error
-    size = Path(path).stat().st_size
-    for tensor in reader.tensors:
-        if tensor.data_offset + tensor.n_bytes > size:
-            end = tensor.data_offset + tensor.n_bytes
-            raise CheckpointError(f"{path} is cut short: tensor {tensor.name} ends at byte {end}, the file at {size}")
-    return reader
-
-
-class Metadata:
-    """Key/value pairs of a GGUF header, read when asked for (the vocabulary is large)."""
-
-    def __init__(self, reader: gguf.GGUFReader):
-        self._fields = reader.fields
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Value of ``key``, or ``default``."""
-        return self._fields[key].contents() if key in self._fields else default
-
-    def need(self, key: str) -> Any:
-        """Value of ``key``; a :class:`CheckpointError` names it if it is missing."""
-        if key not in self._fields:
-            raise CheckpointError(f"metadata key {key} is missing")
-        return self._fields[key].contents()
-
-
-def config_from_gguf(metadata: Metadata, reader: gguf.GGUFReader) -> DecoderConfig:
-    """Read the shape of the model from the header."""
-    architecture = metadata.need("general.architecture")
+    architecture = _need(file.metadata, "general.architecture", str)
     if architecture not in ARCHITECTURES:
         raise CheckpointError(f"architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
 
-    def need(key: str) -> Any:
-        return metadata.need(f"{architecture}.{key}")
+    def need(key: str, kind: type, default: Any = None) -> Any:
+        return _need(file.metadata, f"{architecture}.{key}", kind, default)
 
-    def get(key: str, default: Any = None) -> Any:
-        return metadata.get(f"{architecture}.{key}", default)
-
-    shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors}
-    if "token_embd.weight" not in shapes:
+    if "token_embd.weight" not in file.tensors:
         raise CheckpointError("tensor token_embd.weight is missing")
-    width, heads = int(need("embedding_length")), int(need("attention.head_count"))
-    head_dim = int(get("attention.key_length", width // heads))
-    theta = float(get("rope.freq_base", 10000.0))
+    width, heads = need("embedding_length", int), need("attention.head_count", int)
+    head_dim = need("attention.key_length", int, width // max(heads, 1))
+    theta = need("rope.freq_base", float, 10000.0)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if need(key, int, head_dim) != head_dim:
+            found = file.metadata[f"{architecture}.{key}"]
+            raise CheckpointError(
+                f"{architecture}.{key} is {found}; only {head_dim}, the width of a head, is supported"
+            )
+    context = need("context_length", int)
+    if 0 < (window := need("attention.sliding_window", int, 0)) < context:
+        raise CheckpointError(f"{architecture}.attention.sliding_window is {window}; sliding windows are not supported")
     return DecoderConfig(
         architecture=architecture,
-        vocab_size=shapes["token_embd.weight"][0],
+        vocab_size=file.tensors["token_embd.weight"].shape[0],
         hidden_size=width,
-        intermediate_size=int(need("feed_forward_length")),
-        num_layers=int(need("block_count")),
+        intermediate_size=need("feed_forward_length", int),
+        num_layers=need("block_count", int),
         num_heads=heads,
-        num_kv_heads=int(get("attention.head_count_kv", heads)),
+        num_kv_heads=need("attention.head_count_kv", int, heads),
         head_dim=head_dim,
-        max_position_embeddings=int(need("context_length")),
-        rms_norm_eps=float(need("attention.layer_norm_rms_epsilon")),
+        max_position_embeddings=context,
+        rms_norm_eps=need("attention.layer_norm_rms_epsilon", float),
         rope_theta=theta,
-        rope_scaling=_rope_scaling(get, reader, theta, head_dim),
-        tie_embeddings="output.weight" not in shapes,
-        attention_bias="blk.0.attn_q.bias" in shapes,
-        output_bias="blk.0.attn_output.bias" in shapes,
-        mlp_bias="blk.0.ffn_gate.bias" in shapes,
-        qk_norm="blk.0.attn_q_norm.weight" in shapes,
+        rope_scaling=_rope_scaling(need, file, theta, head_dim),
+        tie_embeddings="output.weight" not in file.tensors,
+        attention_bias="blk.0.attn_q.bias" in file.tensors,
+        output_bias="blk.0.attn_output.bias" in file.tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
+        qk_norm=architecture == "qwen3",
     )
 
 
-def _rope_scaling(get, reader: gguf.GGUFReader, theta: float, head_dim: int) -> RopeScaling | None:
-    kind = get("rope.scaling.type", "none")
-    factors = next((tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
-    if factors is not None:
-        return _llama3_scaling(np.asarray(factors, np.float64), theta, head_dim)
-    if kind == "linear":
-        return RopeScaling("linear", float(get("rope.scaling.factor", 1.0)))
-    if kind in ("none", None):
+def _need(metadata: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """Value of ``key``, or ``default``; a :class:`CheckpointError` names a key that is missing or of another type."""
+    value = metadata.get(key, default)
+    if value is None:
+        raise CheckpointError(f"metadata key {key} is missing")
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+        text = repr(value) if not isinstance(value, list) else f"an array of {len(value)}"
+        raise CheckpointError(f"metadata key {key} must be of type {kind.__name__}, and is {text}")
+    return kind(value)
+
+
+def _rope_scaling(need: Any, file: GGUFFile, theta: float, head_dim: int) -> RopeScaling | None:
+    factor = need("rope.scaling.factor", float, need("rope.scale_linear", float, 1.0))
+    kind = need("rope.scaling.type", str, "linear")
+    if kind not in ("none", "linear"):
+        raise CheckpointError(f"rope scaling {kind!r} is not supported; supported: none, linear, llama3")
+    linear = RopeScaling("linear", factor) if kind == "linear" and factor not in (0.0, 1.0) else None
+    if ROPE_DIVISORS not in file.tensors:
+        return linear
+    if linear is not None:
+        raise CheckpointError(f"rope scaling 'linear' together with a tensor {ROPE_DIVISORS} is not supported")
+    return _llama3_scaling(file.dequantize(ROPE_DIVISORS).astype(np.float64), theta, head_dim)
+
+
+def _llama3_scaling(divisors: np.ndarray, theta: float, head_dim: int) -> RopeScaling | None:
+    """Find the Llama 3 scaling that these divisors of the rotary frequencies come from.
+
+    With ``c`` the cycles that a frequency makes in the original context, divisors are ``1 / ((1 - b) / factor + b)`` where
+    ``b = clip((c - low) / (high - low), 0, 1)``. A divisor strictly between 1 and ``factor`` gives ``c``, and so the context.
+    """
+    if divisors.shape != (head_dim // 2,):
+        raise CheckpointError(
+            f"tensor {ROPE_DIVISORS} has shape {divisors.shape}, the config asks for {(head_dim // 2,)}"
+        )
+    if np.allclose(divisors, 1.0, rtol=1e-6):
         return None
-    raise CheckpointError(f"rope scaling {kind!r} is not supported; supported: none, linear, llama3")
-
-
-def _llama3_scaling(factors: np.ndarray, theta: float, head_dim: int) -> RopeScaling:
-    """Find the Llama-3 scaling whose divisors of the frequencies the file stores, among those that were ever published."""
     frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    for factor in sorted({float(np.round(factors.max(), 3)), 8.0, 32.0}):
-        for original in (8192, 4096, 2048, 16384, 32768):
-            cycles = original * frequencies / (2 * math.pi)
-            blend = np.clip((cycles - 1.0) / 3.0, 0.0, 1.0)
-            if np.allclose(1 / ((1 - blend) / factor + blend), factors, rtol=1e-3):
-                return RopeScaling("llama3", factor, 1.0, 4.0, original)
-    raise CheckpointError("tensor rope_freqs.weight holds rotary factors of no known scaling (llama3 was tried)")
+    low, high = LLAMA3_CYCLES
+    # The largest divisor, stored as float32, is the factor, unless no frequency is slow enough to be divided in full.
+    largest = float(f"{divisors.max():.6g}")
+    for factor in dict.fromkeys((largest, *LLAMA3_FACTORS)):
+        whole, divided = divisors < 1 + TOLERANCE / 2, divisors > factor * (1 - TOLERANCE / 2)
+        blended = ~whole & ~divided
+        blend = (1 / divisors[blended] - 1 / factor) / (1 - 1 / factor)
+        solved = (low + (high - low) * blend) * 2 * math.pi / frequencies[blended]
+        # Without a blended frequency many contexts come to the same: a published one, or the shortest, stands for them.
+        shortest = high * 2 * math.pi / frequencies[whole].min(initial=1.0)
+        for context in (*(round(float(value)) for value in solved), *LLAMA3_CONTEXTS, math.ceil(shortest)):
+            cycles = context * frequencies / (2 * math.pi)
+            expected = np.clip((cycles - low) / (high - low), 0.0, 1.0)
+            if np.allclose(1 / ((1 - expected) / factor + expected), divisors, rtol=TOLERANCE):
+                return RopeScaling("llama3", factor, low, high, context)
+    raise CheckpointError(f"tensor {ROPE_DIVISORS} holds rotary factors of no known scaling (llama3 was tried)")
 
 
-class _TensorSource:
-    """Dequantised tensors by Hugging Face name."""
+class _GGUFTensors:
+    """A GGUF file as a :class:`jaxdec.checkpoints.param_layout.TensorStore`."""
 
-    def __init__(self, reader: gguf.GGUFReader, config: DecoderConfig):
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self._config = config
-        self._pool = ThreadPoolExecutor(max_workers=4)
+    def __init__(self, file: GGUFFile, config: DecoderConfig):
+        self._file = file
+        self._permuted = {}
+        if config.architecture == "llama":
+            self._permuted = {"self_attn.q_proj": config.num_heads, "self_attn.k_proj": config.num_kv_heads}
 
-    def __call__(self, name: str) -> np.ndarray:
-        tensor = self._tensors[gguf_name(name)]
-        array = self._dequantize(tensor)
-        if self._config.architecture == "llama" and (".q_proj." in name or ".k_proj." in name):
-            heads = self._config.num_heads if ".q_proj." in name else self._config.num_kv_heads
-            array = unpermute(array, heads)
-        return array
+    def stored_name(self, name: str) -> str:
+        return gguf_name(name)
 
-    def _dequantize(self, tensor) -> np.ndarray:
-        if tensor.tensor_type in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F64):
-            return np.asarray(tensor.data)
-        try:
-            if tensor.data.ndim == 1 or tensor.data.shape[0] <= ROWS_PER_TASK:
-                return gguf.dequantize(tensor.data, tensor.tensor_type)
-            pieces = [tensor.data[i : i + ROWS_PER_TASK] for i in range(0, len(tensor.data), ROWS_PER_TASK)]
-            return np.concatenate(
-                list(self._pool.map(lambda piece: gguf.dequantize(piece, tensor.tensor_type), pieces))
-            )
-        except NotImplementedError:
-            kind = getattr(tensor.tensor_type, "name", tensor.tensor_type)
-            raise CheckpointError(f"tensor {tensor.name} is stored as {kind}, which cannot be dequantised") from None
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: info.shape for name, info in self._file.tensors.items() if name != ROPE_DIVISORS}
+
+    def read(self, name: str) -> np.ndarray:
+        array = self._file.dequantize(gguf_name(name))
+        module = name.rsplit(".", 1)[0].split(".", 3)[-1]
+        return unpermute(array, self._permuted[module]) if module in self._permuted else array
 
 
 def gguf_name(name: str) -> str:

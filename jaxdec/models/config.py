@@ -1,6 +1,7 @@
 """Shape of a decoder-only language model of the Llama and Qwen families."""
 
 import dataclasses
+import math
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
@@ -18,8 +19,14 @@ class RopeScaling:
     def __post_init__(self):
         if self.kind not in ("linear", "llama3"):
             raise ValueError(f"kind of rope scaling must be 'linear' or 'llama3', got {self.kind!r}")
-        if not self.factor > 0:
-            raise ValueError(f"factor of rope scaling must be positive, got {self.factor}")
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"factor of rope scaling must be positive and finite, got {self.factor}")
+        if not 0 < self.low_freq_factor < self.high_freq_factor:
+            low, high = self.low_freq_factor, self.high_freq_factor
+            raise ValueError(f"rope scaling needs 0 < low_freq_factor < high_freq_factor, got {low} and {high}")
+        if self.original_max_position_embeddings < 1:
+            context = self.original_max_position_embeddings
+            raise ValueError(f"original_max_position_embeddings of rope scaling must be at least 1, got {context}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +62,6 @@ class DecoderConfig:
             raise ValueError(f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
+        for name in ("rms_norm_eps", "rope_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
