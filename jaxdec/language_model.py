@@ -6,6 +6,7 @@ behind the committed ones, and returns logits; it commits nothing. The caller de
 a verified draft tree commits its accepted path.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -59,10 +60,17 @@ class LanguageModel(struct.PyTreeNode):
     Attributes:
       module: the (hashable) Flax module; static under ``jit``.
       params: its parameters.
+      companions: arrays that a decoding method needs beside the model, by name: a second model, a table, a text collection.
+        They travel with the model, since a method is static under ``jit`` and holds none.
     """
 
     module: LanguageModule = struct.field(pytree_node=False)
     params: PyTree
+    companions: Mapping[str, PyTree] = struct.field(default_factory=dict)
+
+    def accompanied(self, **companions: PyTree) -> "LanguageModel":
+        """The same model with further companions."""
+        return self.replace(companions={**self.companions, **companions})
 
     @property
     def vocab_size(self) -> int:

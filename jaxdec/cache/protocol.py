@@ -41,6 +41,7 @@ class Cache(Protocol):
     def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "Cache":
         """Keep ``count[b]`` of the new entries and advance ``length`` by it.
 
+        A negative ``count`` (without a path) forgets the last entries again.
         ``path[b, :count[b]]`` are indices (strictly increasing) into the ``T`` appended entries; they are moved to follow
         ``length``. None stands for ``0, 1, 2, ...``: nothing moves.
         """

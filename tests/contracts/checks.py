@@ -44,9 +44,17 @@ def check_text(method: Method, model: LanguageModel, prompt: Prompt, expected: S
     return ties
 
 
-def check_law(method: Method, sampling: Sampling, num_rows: int = 6144, seed: int = 0, least_p: float = 1e-4):
+def check_law(
+    method: Method,
+    sampling: Sampling,
+    companions: Callable[[LanguageModel], dict] = lambda model: {},
+    num_rows: int = 6144,
+    seed: int = 0,
+    least_p: float = 1e-4,
+):
     """The first two tokens follow the exact joint law, for rows of a batch with different prompts, decoded together."""
     model, table = markov_model(num_states=6, seed=1, concentration=0.9)
+    model = model.accompanied(**companions(model))
     law = process(table, sampling)
     kinds = [[2, 0], [1, 3, 4], [5]]
     prompt = Prompt.create([kinds[row % 3] for row in range(num_rows)], 3, seed=seed)

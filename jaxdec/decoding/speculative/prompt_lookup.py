@@ -42,6 +42,11 @@ class PromptLookup:
         """A chain is as deep as it is long."""
         return self.num_nodes
 
+    @property
+    def is_chain(self) -> bool:
+        """One continuation, no branches."""
+        return True
+
     def init(self, model, prompt) -> None:
         """Nothing but the text is needed."""
         return None

@@ -38,6 +38,12 @@ class DraftTree(struct.PyTreeNode):
         """Nodes per row, padding included."""
         return self.tokens.shape[1]
 
+    def first(self, count: int) -> "DraftTree":
+        """The tree of the first ``count`` nodes: parents come first, so that it is one."""
+        parts = (self.tokens, self.parents, self.valid, self.candidate)
+        log_probs = None if self.log_probs is None else self.log_probs[:, :count]
+        return DraftTree(*(part[:, :count] for part in parts), log_probs=log_probs)
+
 
 def chain(tokens: Int[Array, "B N"], count: Int[Array, "B"], log_probs: Array | None = None) -> DraftTree:
     """A tree without branches: ``count[b]`` guesses, each following the one before."""

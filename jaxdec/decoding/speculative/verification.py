@@ -159,6 +159,9 @@ def longest_path(
 
     A node is accepted if it is a valid candidate, matches, and its parent is accepted.
     """
+    if tree.num_nodes == 0:
+        rows = tree.tokens.shape[0]
+        return jnp.zeros((rows, max_depth), jnp.int32), jnp.zeros(rows, jnp.int32)
     good = matches & tree.valid & tree.candidate
     from_root = tree.parents < 0
     accepted_node = good & from_root
@@ -176,7 +179,7 @@ def longest_path(
     upward = jnp.concatenate(path, axis=1)  # [B, A]: node, parent, grandparent, ...
     downward = jnp.arange(max_depth)
     index = jnp.clip(accepted[:, None] - 1 - downward, 0, max_depth - 1)
-    return jnp.maximum(jnp.take_along_axis(upward, index, axis=1), 0), accepted
+    return jnp.maximum(jnp.take_along_axis(upward, index, axis=1), 0).astype(jnp.int32), accepted.astype(jnp.int32)
 
 
 def _gather(values: Array, index: Int[Array, "B M"]) -> Array:

@@ -17,6 +17,8 @@ class Scripted:
     vocab_size: int
     shift: int = 0
 
+    is_chain = True
+
     @property
     def max_depth(self) -> int:
         return self.num_nodes
@@ -43,6 +45,7 @@ class RandomTrees:
     num_nodes: int
     max_depth: int
     vocab_size: int
+    is_chain = False
 
     def init(self, model, prompt):
         return jax.random.key(7)
@@ -85,6 +88,8 @@ class DrawnFromLaw:
     num_nodes: int
     vocab_size: int
     mix: float = 0.0
+
+    is_chain = True
 
     @property
     def max_depth(self) -> int:

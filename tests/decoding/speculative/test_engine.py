@@ -1,58 +1,87 @@
-"""The speculative engine with drafters that are always right, always wrong, and random."""
+"""The speculative engine with drafters that are always right and always wrong, and its own counters."""
 
 import numpy as np
 import pytest
 
-from jaxdec.decoding import Autoregressive, Prompt, Sampling, decode
-from jaxdec.decoding.speculative import PromptLookup, Speculative
+from jaxdec.decoding import Autoregressive, Prompt, decode
+from jaxdec.decoding.loop import UNLIMITED, advance, start
+from jaxdec.decoding.speculative import PromptLookup, Speculative, TreeSizes
+from jaxdec.language_model import LanguageModel
 from tests.decoding.speculative.drafters import RandomTrees, Scripted
 from tests.tiny_models import tiny_transformer
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3], [7, 7, 7]]
-BUDGET = 24
 
 
-def script(decoded):
-    return tuple(map(tuple, decoded.tokens[:, 0].tolist()))
+@pytest.fixture(scope="module")
+def plain():
+    """Model, prompt and the script of plain decoding."""
+    model, prompt = tiny_transformer(), Prompt.create(PROMPTS, 21)
+    decoded = decode(Autoregressive(), model, prompt)
+    return model, prompt, tuple(map(tuple, decoded.tokens[:, 0].tolist()))
 
 
-def assert_same_text(decoded, expected):
-    np.testing.assert_array_equal(decoded.length, expected.length)
-    for row in range(expected.tokens.shape[0]):
-        length = int(expected.length[row, 0])
-        assert decoded.tokens[row, 0, :length].tolist() == expected.tokens[row, 0, :length].tolist()
-    np.testing.assert_allclose(decoded.log_prob, expected.log_prob, atol=1e-3)
+def run(method: Speculative, model: LanguageModel, prompt: Prompt):
+    """Decode to the end; the last state and the result."""
+    state = advance(method, model, start(method, model, prompt), UNLIMITED)
+    return state, method.result(state)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(temperature=0.9, top_p=0.9)])
-@pytest.mark.parametrize("drafter", ["oracle", "adversary", "random", "lookup", "lookup latest"])
-def test_text_is_that_of_plain_decoding(drafter, sampling):
-    model = tiny_transformer(scale=4.0)
-    prompt = Prompt.create(PROMPTS, [BUDGET, 5, 17, 1], eos_tokens=[11], seed=3)
-    expected = decode(Autoregressive(sampling), model, prompt)
-    vocab = model.vocab_size
-    drafters = {
-        "oracle": Scripted(script(expected), 4, vocab),
-        "adversary": Scripted(script(expected), 4, vocab, shift=1),
-        "random": RandomTrees(script(expected), 12, 5, vocab),
-        "lookup": PromptLookup(num_nodes=3, max_ngram=2),
-        "lookup latest": PromptLookup(num_nodes=3, max_ngram=2, prefer="latest"),
-    }
-    assert_same_text(decode(Speculative(drafters[drafter], sampling), model, prompt), expected)
-
-
-def test_an_oracle_emits_depth_plus_one_tokens_per_call():
-    model = tiny_transformer()
-    prompt = Prompt.create(PROMPTS, 21)
-    expected = decode(Autoregressive(), model, prompt)
-    decoded = decode(Speculative(Scripted(script(expected), 4, model.vocab_size)), model, prompt)
-    assert_same_text(decoded, expected)
+def test_an_oracle_emits_depth_plus_one_tokens_per_call(plain):
+    model, prompt, script = plain
+    state, decoded = run(Speculative(Scripted(script, 4, model.vocab_size)), model, prompt)
     assert decoded.target_calls.tolist() == [[1 + 20 // 5]] * 4
+    assert state.stats.drafted.tolist() == state.stats.accepted.tolist() == [[4] * 4] * 4
+    assert state.stats.fed.tolist() == [16] * 4
+    place = np.arange(state.tokens.shape[1]) - np.asarray(state.prompt_length)[:, None]
+    # The prefill's token, then blocks of four drafts and a bonus.
+    expected = np.where((place < 1) | (place > 20), 0, np.where(place % 5 == 0, 1, 2))
+    np.testing.assert_array_equal(state.stats.produced_by, expected)
 
 
-def test_an_adversary_costs_one_call_per_token():
-    model = tiny_transformer()
-    prompt = Prompt.create(PROMPTS, 9)
-    expected = decode(Autoregressive(), model, prompt)
-    decoded = decode(Speculative(Scripted(script(expected), 4, model.vocab_size, shift=1)), model, prompt)
-    assert decoded.target_calls.tolist() == [[9]] * 4
+def test_an_adversary_costs_one_call_per_token(plain):
+    model, prompt, script = plain
+    state, decoded = run(Speculative(Scripted(script, 4, model.vocab_size, shift=1)), model, prompt)
+    assert decoded.target_calls.tolist() == [[21]] * 4
+    assert state.stats.accepted.sum() == 0
+    assert state.stats.drafted[:, 0].tolist() == [20] * 4
+    assert (np.asarray(state.stats.produced_by) <= 1).all()
+
+
+def test_counters_add_up_for_random_trees(plain):
+    model, prompt, script = plain
+    state, decoded = run(Speculative(RandomTrees(script, 9, 4, model.vocab_size)), model, prompt)
+    accepted = np.asarray(state.stats.accepted)
+    steps = np.asarray(decoded.target_calls)[:, 0] - 1  # the prefill is none
+    assert (np.diff(accepted, axis=1) <= 0).all(), "whoever gets deep has been shallow"
+    assert (accepted <= np.asarray(state.stats.drafted)).all()
+    # A block is cut by the budget at most once, at the end.
+    emitted = np.asarray(decoded.length)[:, 0] - 1
+    assert (emitted <= accepted.sum(1) + steps).all()
+    assert (emitted > accepted.sum(1) + steps - 5).all()
+    assert state.stats.fed.tolist() == (9 * steps).tolist()
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0, "largest"), (1, "none")])
+def test_sizes_follow_what_is_accepted(plain, shift, expected):
+    """An oracle is soon given its whole tree, an adversary hardly anything."""
+    model, prompt, script = plain
+    sizes = TreeSizes((0, 2, 4), (1.0, 1.3, 1.6))
+    method = Speculative(Scripted(script, 4, model.vocab_size, shift), sizes=sizes)
+    state, decoded = run(method, model, prompt)
+    steps = int(decoded.target_calls[0, 0]) - 1
+    if expected == "largest":
+        assert int(state.stats.fed[0]) >= 4 * (steps - 2)
+        assert steps <= 6
+    else:
+        assert steps == 20
+        assert int(state.stats.fed[0]) < 2 * steps / 2
+
+
+def test_sizes_beyond_the_tree_are_refused():
+    with pytest.raises(ValueError, match="sizes asks for 8 nodes, the drafter's trees have 3"):
+        Speculative(PromptLookup(num_nodes=3), sizes=TreeSizes((0, 8), (1.0, 2.0)))
+    with pytest.raises(ValueError, match="nodes must be an increasing list"):
+        TreeSizes((3, 3), (1.0, 2.0))
+    with pytest.raises(ValueError, match="costs must be one positive number for each"):
+        TreeSizes((0, 3), (1.0,))
