@@ -62,6 +62,9 @@ class DiverseBeamSearch:
     Its guarantee is relative to the definition in the module docstring, of which the tests have a plain reference. Group 1 is
     always beam search with ``num_beams / num_groups`` beams. Different groups may return the same text.
 
+    A group for which the model returns NaN, or no possible token at all, ends at once with ``log_prob`` and ``score`` NaN, and
+    counts for no later group.
+
     Attributes:
       num_beams: running texts per prompt, all groups together; a multiple of ``num_groups``.
       num_groups: groups.
@@ -156,7 +159,7 @@ class DiverseBeamSearch:
                 penalty=self.diversity_strength * overlap.astype(log_probs.dtype),
                 accumulate=self.accumulate,
             )
-            moved = ~done[:, None] & ~jnp.isneginf(after.running_score)
+            moved = ~done[:, None] & ~jnp.isneginf(after.running_score) & ~jnp.isnan(after.finished.score)
             place = (0, number * self.width)
             earlier = EarlierGroups(
                 jax.lax.dynamic_update_slice(earlier.tokens, after.tokens, (*place, 0)),

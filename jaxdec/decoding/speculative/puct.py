@@ -189,9 +189,10 @@ def search(
     extra_valid = valid & (extra >= 0) & ~known
     token, parent = jnp.concatenate([token, extra]), jnp.concatenate([parent, jnp.arange(count, dtype=jnp.int32)])
     valid = jnp.concatenate([valid, extra_valid])
+    # The valid ones move up. Parents are among the most visited, which are in front already and stay where they are.
+    front = jnp.argsort(~valid, stable=True)[:num_nodes]
     short = max(0, num_nodes - 2 * count)
-    token, valid = (jnp.pad(x, (0, short))[:num_nodes] for x in (token, valid))
-    parent = jnp.pad(parent, (0, short), constant_values=ROOT)[:num_nodes]
+    token, parent, valid = (jnp.pad(x[front], (0, short)) for x in (token, parent, valid))
     return jnp.where(valid, token, 0).astype(jnp.int32), jnp.where(valid, parent, ROOT), valid
 
 
