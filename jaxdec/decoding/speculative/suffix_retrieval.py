@@ -122,7 +122,7 @@ class SuffixRetrieval:
     ) -> Int[Array, "R A"]:
         """What followed up to ``max_matches`` occurrences, in order; -1 behind the end of a text."""
         picks = jnp.arange(self.max_matches)
-        spread = jnp.where(count > self.max_matches, picks * (count // self.max_matches), picks)
+        spread = jnp.where(count > self.max_matches, picks * count // self.max_matches, picks)
         capacity = datastore.tokens.shape[0]
         place = jnp.minimum(first + jnp.minimum(spread, jnp.maximum(count - 1, 0)), capacity - 1)
         index = jnp.take(datastore.suffixes, place)[:, None] + size + jnp.arange(self.max_depth)
