@@ -11,10 +11,12 @@ import numpy as np
 from jaxdec.chat_template import render_chat
 from jaxdec.compat import CompileClock
 from jaxdec.decoding.loop import UNLIMITED, Method, advance, start
-from jaxdec.decoding.methods import build_method
+from jaxdec.decoding.methods import AUTO_NODES, DRAFTERS, build_method
 from jaxdec.decoding.sampling import Sampling
+from jaxdec.decoding.speculative import Speculative
 from jaxdec.decoding.state import Prompt
 from jaxdec.loading import LoadedModel
+from jaxdec.speculation import COMPANIONS, take_companions, with_auto_sizes
 
 STEPS_BETWEEN_STOP_CHECKS = 8
 
@@ -102,7 +104,9 @@ class Run:
       raw: feed texts as they are, without the chat template.
       stop: strings that end a text; the text is cut before the first of them.
       num_samples: texts per prompt, for methods that sample.
-      **method_options: fields of the method, such as ``num_beams``.
+      **method_options: fields of the method, such as ``num_beams``; for speculative methods also ``tree_size`` (a number, or
+        ``"auto"``: what pays on this machine, measured on first use), and what accompanies the model: ``draft`` (a model or its
+        name) or ``draft_layers``, ``datastore``, ``trigram_table``, ``adaptive_table`` (files or objects).
 
     Raises:
       ValueError: an argument that makes no sense.
@@ -127,8 +131,15 @@ class Run:
         if any(not text for text in stop):
             raise ValueError("stop contains an empty string, which every text contains")
         self.lm = lm
-        self.method = build_method(method, sampling=sampling, num_samples=num_samples, **method_options)
         self.method_name = method if isinstance(method, str) else type(method).__name__
+        # What a method can be asked for is checked before a second model or a table is read.
+        auto = method_options.get("tree_size") == "auto" and method in DRAFTERS
+        if auto:
+            method_options = {**method_options, "tree_size": AUTO_NODES[-1]}
+        own = {
+            name: value for name, value in method_options.items() if name not in COMPANIONS.get(self.method_name, ())
+        }
+        self.method = build_method(method, sampling=sampling, num_samples=num_samples, **own)
         self.stop = tuple(stop)
         token_ids = [encode_prompt(lm, prompt, raw=raw) for prompt in prompts]
         self.prompt = Prompt.create(
@@ -139,6 +150,10 @@ class Run:
             vocab_size=lm.model.vocab_size,
             max_positions=lm.model.max_positions,
         )
+        self.model = lm.model.accompanied(**take_companions(method, method_options, lm))
+        if auto:
+            assert isinstance(self.method, Speculative)
+            self.method = with_auto_sizes(self.method, lm.model, len(token_ids) * num_samples)
         self._clock = CompileClock()
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
@@ -161,10 +176,10 @@ class Run:
 
     def states(self, steps: int = 1) -> Iterator[bool]:
         """Decode, returning to the host every ``steps`` steps; yield whether all texts are finished."""
-        self._timed(start, self.method, self.lm.model, self.prompt)
+        self._timed(start, self.method, self.model, self.prompt)
         yield self._finished
         while not self._finished:
-            self._timed(advance, self.method, self.lm.model, self._state, steps)
+            self._timed(advance, self.method, self.model, self._state, steps)
             if self.method.incremental:
                 self._stop_rows()
             yield self._finished
@@ -174,6 +189,11 @@ class Run:
         for _ in self.states(STEPS_BETWEEN_STOP_CHECKS if self.stop and self.method.incremental else UNLIMITED):
             pass
         return self.results()
+
+    @property
+    def state(self) -> Any:
+        """The method's state after the last step, such as the counters of a speculative method; None before the first."""
+        return self._state
 
     def tokens_so_far(self) -> int:
         """New tokens of all texts."""
@@ -300,7 +320,7 @@ def generate(lm: LoadedModel, prompt: Any, **options: Any) -> Any:
     Args:
       lm: what :func:`jaxdec.load` returned.
       prompt: a text, a list of chat messages, or a list of either for a batch.
-      **options: ``method`` (``"greedy"``, ``"sample"``, ``"beam"``, ``"diverse_beam"``, or a method object), ``sampling``,
+      **options: ``method`` (a name of :data:`jaxdec.decoding.methods.METHODS`, or a method object), ``sampling``,
         ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text), ``num_samples``;
         anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
 

@@ -1,6 +1,7 @@
 """Methods by name: what ``generate(..., method="beam")`` and ``--method=beam`` mean."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxdec.decoding.autoregressive import Autoregressive
@@ -8,13 +9,28 @@ from jaxdec.decoding.beam_search import BeamSearch
 from jaxdec.decoding.diverse_beam_search import DiverseBeamSearch
 from jaxdec.decoding.loop import Method
 from jaxdec.decoding.sampling import GREEDY, Sampling
+from jaxdec.decoding.speculative import (
+    Aded,
+    DraftModel,
+    ExactMatch,
+    Lookahead,
+    PromptLookup,
+    Speculative,
+    SpeculativeSampling,
+    SuffixRetrieval,
+    TypicalAcceptance,
+)
 
-METHODS: dict[str, type[Any]] = {
-    "greedy": Autoregressive,
-    "sample": Autoregressive,
-    "beam": BeamSearch,
-    "diverse_beam": DiverseBeamSearch,
+DRAFTERS: dict[str, type[Any]] = {
+    "prompt_lookup": PromptLookup,
+    "lookahead": Lookahead,
+    "suffix_retrieval": SuffixRetrieval,
+    "draft_model": DraftModel,
+    "aded": Aded,
 }
+VERIFICATIONS = {"exact": ExactMatch, "typical": TypicalAcceptance}
+AUTO_NODES = (0, 3, 7, 15)
+"""Numbers of nodes that ``tree_size="auto"`` chooses from: with the root 1, 4, 8 and 16 rows, as matrix kernels pack them."""
 
 
 def build_method(
@@ -26,7 +42,9 @@ def build_method(
       method: a name of :data:`METHODS` or a method.
       sampling: for methods that sample; ``"sample"`` defaults to temperature 1.
       num_samples: texts per prompt, for methods that sample.
-      **options: further fields of the method's dataclass, for example ``num_beams=4``.
+      **options: further fields of the method's dataclass, for example ``num_beams=4``. Speculative methods take the fields
+        of their drafter, ``verification`` (``"exact"`` or ``"typical"``) and, where the first nodes of a tree may be fed
+        alone, ``tree_size`` (a number of nodes; ``num_nodes`` of the drafter).
 
     Raises:
       ValueError: an unknown name, an option that the method does not have, or sampling for a method that does not sample.
@@ -37,8 +55,6 @@ def build_method(
         return method
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    build = METHODS[method]
-    known = {field.name for field in dataclasses.fields(build)}
     if method == "greedy":
         if sampling is not None and not sampling.greedy:
             raise ValueError(f"method 'greedy' takes no sampling, got {sampling}; use method 'sample'")
@@ -50,6 +66,51 @@ def build_method(
         given["sampling"] = sampling
     if num_samples != 1:
         given["num_samples"] = num_samples
+    known = options_of(method)
     if unknown := sorted(set(given) - known):
         raise ValueError(f"method {method!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
-    return build(**given)
+    return METHODS[method](**given)
+
+
+def options_of(method: str) -> set[str]:
+    """Names of the options that a named method takes."""
+    if method not in DRAFTERS:
+        return {field.name for field in dataclasses.fields(METHODS[method])}  # pyright: ignore[reportArgumentType]
+    own = {field.name for field in dataclasses.fields(DRAFTERS[method])}
+    sized = {"tree_size"} if "num_nodes" in own else set()
+    return (own | sized | {"sampling", "num_samples", "verification"}) - ({"num_nodes"} & own)
+
+
+def _speculative(drafter: type[Any]) -> Callable[..., Method]:
+    def build(
+        sampling: Sampling = GREEDY,
+        num_samples: int = 1,
+        verification: str = "exact",
+        tree_size: Any = None,
+        **options: Any,
+    ) -> Method:
+        if verification not in VERIFICATIONS:
+            raise ValueError(f"verification must be one of {', '.join(VERIFICATIONS)}, got {verification!r}")
+        if tree_size is not None:
+            if not isinstance(tree_size, int) or tree_size < 1:
+                raise ValueError(f"tree_size must be a number of nodes, at least 1, or 'auto', got {tree_size!r}")
+            options["num_nodes"] = tree_size
+        rule = VERIFICATIONS[verification]()
+        if drafter is DraftModel:
+            made = DraftModel(**{"sampling": sampling, **options})
+            if made.is_chain and verification == "exact":
+                rule = SpeculativeSampling()
+        else:
+            made = drafter(**options)
+        return Speculative(made, sampling, rule, num_samples)
+
+    return build
+
+
+METHODS: Mapping[str, Callable[..., Method]] = {
+    "greedy": Autoregressive,
+    "sample": Autoregressive,
+    "beam": BeamSearch,
+    "diverse_beam": DiverseBeamSearch,
+    **{name: _speculative(drafter) for name, drafter in DRAFTERS.items()},
+}
