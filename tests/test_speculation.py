@@ -123,7 +123,7 @@ def test_input_without_sense_is_refused(lm, method, options, message):
 
 def test_missing_files_are_named(lm, tmp_path):
     for method, option in (("aded", "trigram_table"), ("suffix_retrieval", "datastore")):
-        with pytest.raises(FileNotFoundError, match="no file at .*nothing"):
+        with pytest.raises(FileNotFoundError, match=r"no file at .*nothing"):
             jaxdec.generate(lm, PROMPT, method=method, **{option: tmp_path / "nothing"})
 
 
