@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxdec.checkpoints import load_checkpoint
 from jaxdec.checkpoints.registry import resolve
 from jaxdec.language_model import LanguageModel
-from jaxdec.models.transformer import Transformer
+from jaxdec.models.transformer import Transformer, in_int8
 from jaxdec.tokenizers import Tokenizer
 
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = ("float32", "bfloat16", "float64", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,9 @@ def load(name_or_path: str | Path, *, dtype: str = "float32", row_tile: int = 1)
     Args:
       name_or_path: a registered name (``"smollm2-135m-instruct"``; fetched once), a GGUF file, a Hugging Face directory, an
         Orbax directory, or ``"hf:owner/name"``.
-      dtype: ``"float32"``, ``"bfloat16"`` or ``"float64"`` (needs ``jax_enable_x64``).
+      dtype: ``"float32"``, ``"bfloat16"``, ``"float64"`` (needs ``jax_enable_x64``), or ``"int8"``: weights and what they
+        multiply in eight bits, the rest in float32. An int8 model says slightly other things than the original
+        (:mod:`jaxdec.models.int8`); decoding methods keep their guarantees relative to its own plain decoding.
       row_tile: pad the rows of every matrix product to a multiple of this, so that decoding one token and verifying
         several round alike; see :func:`jaxdec.models.linear.linear`.
 
@@ -49,6 +51,9 @@ def load(name_or_path: str | Path, *, dtype: str = "float32", row_tile: int = 1)
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True) first")
     if row_tile < 1:
         raise ValueError(f"row_tile must be at least 1, got {row_tile}")
-    checkpoint = load_checkpoint(resolve(name_or_path), dtype=jnp.dtype(dtype))
-    module = Transformer(checkpoint.config, dtype=jnp.dtype(dtype), row_tile=row_tile)
-    return LoadedModel(LanguageModel(module, checkpoint.params), checkpoint.tokenizer, str(name_or_path))
+    kept = jnp.dtype("float32" if dtype == "int8" else dtype)
+    checkpoint = load_checkpoint(resolve(name_or_path), dtype=kept)
+    model = LanguageModel(Transformer(checkpoint.config, dtype=kept, row_tile=row_tile), checkpoint.params)
+    if dtype == "int8":
+        model = in_int8(model)
+    return LoadedModel(model, checkpoint.tokenizer, str(name_or_path))

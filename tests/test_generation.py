@@ -151,7 +151,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(prompt, options, messa
 
 def test_loading_refuses_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="dtype must be one of float32"):
-        jaxdec.load("smollm2-135m-instruct", dtype="int8")
+        jaxdec.load("smollm2-135m-instruct", dtype="int4")
     with pytest.raises(ValueError, match="'float64' needs"):
         jaxdec.load("smollm2-135m-instruct", dtype="float64")
     with pytest.raises(ValueError, match="row_tile must be at least 1, got 0"):

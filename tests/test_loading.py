@@ -59,7 +59,7 @@ def test_types(formats, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float64, got 'int8'"),
+        ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, float64, int8, got 'int4'"),
         ({"dtype": "float64"}, "dtype 'float64' needs"),
         ({"row_tile": 0}, "row_tile must be at least 1, got 0"),
     ],

@@ -3,22 +3,28 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdec.models.int8 import Int8Matrix, int8_product
 from jaxdec.typing import Array, Float
 
 FEW_ROWS = 96
 CONTRACT_LAST = (((1,), (1,)), ((), ()))
 
 
-def linear(x: Float[Array, "*rows I"], weight: Float[Array, "O I"], row_tile: int = 1) -> Float[Array, "*rows O"]:
+def linear(
+    x: Float[Array, "*rows I"], weight: Float[Array, "O I"] | Int8Matrix, row_tile: int = 1
+) -> Float[Array, "*rows O"]:
     """``x @ weight.T`` with the inputs rounded to the type of ``weight``; accumulated and returned in float32 at least.
 
     Args:
       x: inputs; the leading axes are rows.
-      weight: stored (out, in), the order of Hugging Face checkpoints.
+      weight: stored (out, in), the order of Hugging Face checkpoints; an :class:`Int8Matrix` multiplies in integers, and
+        needs no tile.
       row_tile: pad the rows to a multiple of this. The product of one row is then computed the same way, to the last
         bit, whether it comes alone or among up to ``row_tile`` others: decoding one token and verifying several round
         alike. It costs the time of ``row_tile`` rows.
     """
+    if isinstance(weight, Int8Matrix):
+        return int8_product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
     rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
     num_rows = rows.shape[0]
     on_cpu = jax.default_backend() == "cpu"
