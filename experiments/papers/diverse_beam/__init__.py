@@ -1,0 +1,1 @@
+"""What the replica of diverse beam search is made of; see :mod:`experiments.papers.diverse_beam_search`."""
