@@ -1,6 +1,7 @@
 """What is written beside every result: the environment it was measured in, JSON that is never half written, and tables."""
 
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -22,8 +23,9 @@ CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx
 
 def environment() -> dict[str, Any]:
     """Describe software, hardware and commit, ready for JSON. What cannot be found out is None."""
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    ours = _git("rev-parse", "--show-toplevel") == str(PROJECT_ROOT)  # not that of a folder we happen to lie in
+    commit = _git("rev-parse", "HEAD") if ours else None
+    changes = _git("status", "--porcelain", "--untracked-files=no") if ours else None
     cpu = cpu_info()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -51,6 +53,16 @@ def cpu_info(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     fields = dict(re.findall(r"^(model name|flags|Features)[ \t]*:[ \t]*(.*)$", text, re.MULTILINE))
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return {"model": fields.get("model name"), "flags": [flag for flag in CPU_FLAGS if flag in flags]}
+
+
+def sources_digest(root: Path = PROJECT_ROOT) -> str:
+    """SHA-256 over the names and contents of the project's Python files: tells uncommitted versions apart too."""
+    digest = hashlib.sha256()
+    for package in ("jaxdec", "pallas_kernels", "experiments"):
+        for path in sorted((root / package).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

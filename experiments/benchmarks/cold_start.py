@@ -1,77 +1,99 @@
 """From the command to the first word: ``python -m experiments.generate`` in a fresh process, files and programs cached."""
 
+import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.worker_process import WorkerError, child_environment
+
+PROBE = Path(__file__).with_name("first_text.py")
 
 
 class ColdStart:
     """Looks like a worker; every measurement is a process of its own.
 
     ``first_text_seconds`` runs from starting the process to the first text on its standard output, ``total_seconds`` to its
-    end, and ``peak_rss_bytes`` is the largest resident set the kernel saw.
+    end, and ``peak_rss_bytes`` is the largest resident set the kernel saw (see :mod:`experiments.benchmarks.first_text`).
     """
 
-    def __init__(self, command: list[str], description: dict[str, Any]):
-        """``command`` streams a text; ``description`` is that of the engine it uses."""
-        self.command = command
-        self.description = {**description, "load_seconds": None}
+    def __init__(self, command: Sequence[str], description: dict[str, Any], report: Sequence[str] = ()):
+        """Describe what is to be started.
+
+        Args:
+          command: streams a text to standard output.
+          description: that of the engine the command uses.
+          report: further arguments that make the command print one JSON object instead, with ``compile_seconds`` and
+            ``tokens_per_call``; without them these are not known.
+        """
+        self.command = list(command)
+        self.report = list(report)
+        self.description = {name: value for name, value in description.items() if not name.startswith("load_")}
         self._peak_rss: int | None = None
 
-    def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """``warm_up`` fills the caches, ``measure`` returns the metrics. One process each.
+    def call(self, method: str, **_: Any) -> dict[str, Any]:
+        """``warm_up`` fills the caches and asks for the report, ``measure`` returns the metrics. One process each.
 
         Raises:
           WorkerError: the command failed, or wrote nothing.
         """
-        with tempfile.TemporaryFile(mode="w+") as log:
-            begin = time.perf_counter()
-            process = subprocess.Popen(
-                self.command, stdout=subprocess.PIPE, stderr=log, env=child_environment(), start_new_session=True
-            )
-            assert process.stdout is not None
-            try:
-                piece = os.read(process.stdout.fileno(), 1 << 16)
-                while piece and not piece.strip():
-                    piece = os.read(process.stdout.fileno(), 1 << 16)
-                first = time.perf_counter()
-                process.stdout.read()
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-            finally:
-                process.stdout.close()
-            end = time.perf_counter()
-            if process.returncode or not piece:
-                log.seek(0)
-                words = log.read()[-1500:].strip()
-                raise WorkerError(f"{' '.join(self.command)} ended with {process.returncode}:\n{words}")
-        self._peak_rss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        if method == "warm_up":
+        words, said = _run([sys.executable, "-S", "-E", str(PROBE), *self.command])
+        seen = json.loads(said)
+        if seen.pop("status") or not seen.pop("wrote"):
+            raise WorkerError(_failure(self.command, words))
+        self._peak_rss = seen["peak_rss_bytes"]
+        return {name: float(value) for name, value in seen.items()} if method == "measure" else self._report()
+
+    def _report(self) -> dict[str, Any]:
+        if not self.report:
             return {}
-        return {
-            "first_text_seconds": first - begin,
-            "total_seconds": end - begin,
-            "peak_rss_bytes": float(self._peak_rss),
-        }
+        words, said = _run([*self.command, *self.report])
+        try:
+            report = json.loads(said)
+        except ValueError:
+            raise WorkerError(_failure([*self.command, *self.report], words)) from None
+        return {name: report[name] for name in ("compile_seconds", "tokens_per_call")}
 
     def cpu_seconds(self) -> float:
         """Processor seconds of all children that have ended: the workers live on, so these are the commands."""
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
 
+    def reset_peak_rss(self) -> bool:
+        """Every process begins anew."""
+        return True
+
     def peak_rss(self) -> int | None:
         """Of the last process."""
         return self._peak_rss
 
-    def close(self):
+    def close(self, patience: float = 0.0):
         """Nothing lives between the measurements."""
+
+
+def _run(command: list[str]) -> tuple[str, str]:
+    """Run a command in a session of its own; returns what it wrote on standard error and on standard output."""
+    with tempfile.TemporaryFile(mode="w+") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, env=child_environment(), start_new_session=True, text=True
+        )
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # the probe and what it runs
+            process.communicate()
+            raise
+        log.seek(0)
+        return log.read(), output
+
+
+def _failure(command: list[str], words: str) -> str:
+    words = words[-1500:].strip()
+    last = words.splitlines()[-1] if words else "it wrote nothing"
+    return f"{' '.join(command)} failed: {last}\n{words}".strip()

@@ -4,9 +4,10 @@ Cases: greedy decoding at batch 1, prefill, the cost of a step against its numbe
 sets, and the cold start of the command. Weights come from one GGUF file for all engines.
 """
 
-import importlib.util
+import contextlib
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from experiments.benchmarks.cold_start import ColdStart
 from experiments.benchmarks.harness import Case
 from experiments.benchmarks.machine import host_tag
 from experiments.benchmarks.peers import missing_packages
+from experiments.benchmarks.smoke_model import write_smoke_model
 from experiments.benchmarks.suite import Options, Session, Side, open_session, run_suite
 from experiments.benchmarks.targets import judge
 
@@ -38,30 +40,32 @@ def run(options: Options, console: Console) -> Path:
     Raises:
       WorkerError: jaxdec itself fails.
     """
-    model = "random:tiny" if options.smoke else str(model_file(options.model))
-    with open_session(sides(model), console) as session:
-        layout = (
-            smoke_cases()
-            if options.smoke
-            else real_cases(session.workers["jaxdec-float32"].call("encode", text=PROMPT))
-        )
-        add_cold_start(session, options)
+    with model_file(options) as model, open_session(sides(str(model)), console) as session:
+        prompt = session.workers[OURS[0]].call("encode", text=PROMPT)
+        layout = smoke_cases(prompt) if options.smoke else real_cases(prompt)
+        # By name where there is one: looking it up in the cache is a part of the start.
+        add_cold_start(session, str(model) if options.smoke else options.model)
         settings = {"host": host_tag(), "main_side": OURS[0], "cases": layout, "options": options, "finish": complete}
         return run_suite("cpu_decode", session=session, **settings)
 
 
-def model_file(name_or_path: str) -> Path:
-    """Resolve the model, which all engines must be able to read.
+@contextlib.contextmanager
+def model_file(options: Options) -> Iterator[Path]:
+    """Yield the model, which all engines must be able to read; that of a smoke run vanishes afterwards.
 
     Raises:
       ValueError: it is not a GGUF file.
     """
     from jaxdec.checkpoints.registry import resolve
 
-    path = Path(resolve(name_or_path))
+    if options.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            yield write_smoke_model(Path(folder) / "smoke.F32.gguf")
+        return
+    path = Path(resolve(options.model))
     if path.suffix != ".gguf":
-        raise ValueError(f"model must be a GGUF file, which all engines read, got {path}")
-    return path
+        raise ValueError(f"--model must be a GGUF file, which all engines read, got {path}")
+    yield path
 
 
 def sides(model: str) -> list[Side]:
@@ -72,8 +76,6 @@ def sides(model: str) -> list[Side]:
         engine = name.partition("-")[0]
         missing = missing_packages(engine)
         reason = f"not installed: {', '.join(missing)} (pip install -e '.[peers]')" if missing else ""
-        if engine == "llama.cpp" and model.startswith("random:") and not reason:
-            reason = "needs a GGUF file, and random weights have none"
         target = "TransformersEngine" if engine == "transformers" else "LlamaCppEngine"
         side = Side(name, f"experiments.benchmarks.peers:{target}", _options(name, model), peer=True, missing=reason)
         theirs.append(side)
@@ -96,9 +98,9 @@ def real_cases(prompt: Sequence[int]) -> list[Case]:
     return cases(list(prompt), NEW_TOKENS, longer, CONTEXT, ROWS, seconds=0.3)
 
 
-def smoke_cases() -> list[Case]:
+def smoke_cases(prompt: Sequence[int]) -> list[Case]:
     """The same with small numbers."""
-    return cases(list(range(1, 13)), 6, list(range(1, 33)), 16, (1, 2, 4), seconds=0.0)
+    return cases(list(prompt[:12]), 6, list(prompt[:32]), 16, (1, 2), seconds=0.02)
 
 
 def cases(
@@ -115,27 +117,19 @@ def cases(
     ]
 
 
-def add_cold_start(session: Session, options: Options):
-    """Add the command as a side, where it can run."""
-    reason = ""
-    if options.smoke:
-        reason = "needs the real model"
-    elif importlib.util.find_spec("experiments.generate") is None:
-        reason = "there is no experiments.generate"
-    if reason:
-        session.leave_out("command", reason)
-        return
-    command = [sys.executable, "-m", "experiments.generate", f"--model={options.model}", f"--prompt={QUESTION}"]
-    said = session.description("jaxdec-float32")
-    session.workers["command"] = ColdStart([*command, "--max_new_tokens=8"], said)
+def add_cold_start(session: Session, model: str):
+    """Add the command as a side."""
+    command = [sys.executable, "-m", "experiments.generate", f"--model={model}", f"--prompt={QUESTION}"]
+    said = session.description(OURS[0])
+    session.workers["command"] = ColdStart([*command, "--max_new_tokens=8"], said, report=["--json"])
 
 
 def complete(document: dict[str, Any], session: Session):
     """Add the sizes, the agreement of texts and the verdict on the targets."""
-    said = session.description("jaxdec-float32")
+    said = session.description(OURS[0])
     document["model"] = {name: said[name] for name in ("num_params", "weights_bytes")}
-    if not document["smoke"] and "transformers-float32" in session.workers:
-        document["agreement"] = agreement(session, "jaxdec-float32", "transformers-float32")
+    if "transformers-float32" in session.workers:
+        document["agreement"] = agreement(session, OURS[0], "transformers-float32")
     document["targets"] = judge(document)
 
 

@@ -21,7 +21,7 @@ from experiments.record import environment
 from jaxdec.compat import CompileClock
 from jaxdec.decoding import Autoregressive, Prompt
 from jaxdec.decoding.loop import UNLIMITED, advance, start
-from jaxdec.decoding.state import bucket
+from jaxdec.decoding.state import Decoded, bucket
 from jaxdec.language_model import LanguageModel
 
 
@@ -103,7 +103,7 @@ class JaxdecEngine:
         if warm_up:
             decoded = method.result(state)
             tokens = decoded.tokens[0, 0, : decoded.length[0, 0]]
-            return {"tokens": tokens.tolist(), "tokens_per_call": len(tokens) / int(decoded.target_calls[0, 0])}
+            return {"tokens": tokens.tolist(), "tokens_per_call": tokens_per_call(decoded)}
         return {
             "tokens_per_second": batch * (new_tokens - 1) / (last - first),
             "step_ms": (last - first) / (new_tokens - 1) * 1e3,
@@ -112,19 +112,22 @@ class JaxdecEngine:
 
     def _prefill(self, prompt: Sequence[int], warm_up: bool) -> dict[str, Any]:
         inputs = Prompt.create([list(prompt)], 1, vocab_size=self.model.vocab_size)
+        method = Autoregressive()
         begin = time.perf_counter()
-        jax.block_until_ready(start(Autoregressive(), self.model, inputs))
+        state = jax.block_until_ready(start(method, self.model, inputs))
         seconds = time.perf_counter() - begin
-        return {} if warm_up else {"tokens_per_second": len(prompt) / seconds, "first_token_ms": seconds * 1e3}
+        if warm_up:
+            return {"tokens_per_call": tokens_per_call(method.result(state))}
+        return {"tokens_per_second": len(prompt) / seconds, "first_token_ms": seconds * 1e3}
 
     def _step_cost(self, context: int, rows: Sequence[int], seconds: float, warm_up: bool) -> dict[str, Any]:
-        """One forward pass over ``n`` new tokens behind ``context`` committed ones, for each ``n``; and the floor.
+        """One forward pass over ``n`` new tokens behind ``context`` committed ones, for each ``n`` (1 among them); the floor.
 
         Each pass runs in a compiled loop whose cache is donated, as decoding does; the argmax at every new token is what
         verification would ask for. ``seconds`` is spent on each ``n``, ``relative_n`` is ``T(n) / T(1)``.
         """
         if warm_up:
-            self._counts = {n: max(2, math.ceil(seconds * 1e3 / self._step_ms(context, n, 2))) for n in rows}
+            self._counts = {n: self._enough(context, n, seconds) for n in rows}
             self._floor()
             return {}
         floor = self._floor()
@@ -138,10 +141,16 @@ class JaxdecEngine:
             "step_over_flat_floor": one / floor["flat_floor_ms"],
         }
 
+    def _enough(self, context: int, n: int, seconds: float, passes: int = 3) -> int:
+        """Number of passes that take about ``seconds``, at least 2."""
+        jax.block_until_ready(self._steps(context, n, passes)())
+        milliseconds = timed_ms(lambda: self._steps(context, n, passes)) / passes
+        return max(2, math.ceil(seconds * 1e3 / milliseconds))
+
     def _step_ms(self, context: int, n: int, count: int) -> float:
         """Time of ``count + 1`` passes less the time of one: what the program does once and for all drops out."""
-        jax.block_until_ready(self._steps(context, n, 1)())
-        one = timed_ms(lambda: self._steps(context, n, 1))
+        jax.block_until_ready(self._steps(context, n, 1)())  # the first after others had the machine finds cold caches
+        one = min(timed_ms(lambda: self._steps(context, n, 1)) for _ in range(3))
         return (timed_ms(lambda: self._steps(context, n, count + 1)) - one) / count
 
     def _steps(self, context: int, n: int, count: int) -> Callable[[], Any]:
@@ -165,6 +174,11 @@ class JaxdecEngine:
                 timed_ms(lambda: functools.partial(read, [flat])) for _ in range(repeats)
             ),
         }
+
+
+def tokens_per_call(decoded: Decoded) -> float:
+    """New tokens of the first text per forward pass that worked on it."""
+    return int(decoded.length[0, 0]) / int(decoded.target_calls[0, 0])
 
 
 @jax.jit

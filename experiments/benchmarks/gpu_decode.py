@@ -4,7 +4,6 @@ A decode step has to read the weights once and the committed keys and values of 
 step, over the bandwidth that a plain copy reaches on the same device in the same round: that fraction is the figure.
 """
 
-import functools
 import re
 import time
 from collections.abc import Mapping
@@ -49,10 +48,11 @@ class GpuEngine(JaxdecEngine):
         config = module.config
         itemsize = jnp.dtype(self.dtype).itemsize
         lookup = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size * itemsize
+        cache = self.model.init_cache(1, 1)  # has room for more: layouts round up
         return {
             **super().describe(),
             "weights_bytes_per_step": self.model.nbytes() - lookup,
-            "kv_bytes_per_token": 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize,
+            "kv_bytes_per_token": cache.nbytes // cache.capacity,
         }
 
     def _copy(self, nbytes: int, warm_up: bool, repeats: int = 20) -> dict[str, float]:
@@ -67,7 +67,7 @@ class GpuEngine(JaxdecEngine):
         return {} if warm_up else {"gigabytes_per_second": 2 * nbytes / seconds / 1e9}
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def flip(array: jax.Array) -> jax.Array:
     """Flip the bits: one read and one write that the compiler cannot drop."""
     return ~array

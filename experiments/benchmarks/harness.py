@@ -27,6 +27,14 @@ class Worker(Protocol):
         """Call a method of the engine."""
         ...
 
+    def reset_peak_rss(self) -> bool:
+        """Forget the largest resident set so far, where the system can."""
+        ...
+
+    def peak_rss(self) -> int | None:
+        """Largest resident set since it was forgotten (since the start if it cannot be), in bytes."""
+        ...
+
     def cpu_seconds(self) -> float | None:
         """Processor seconds used so far."""
         ...
@@ -64,14 +72,18 @@ class Record:
     attempts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path, key: dict[str, Any]) -> "Record":
-        """Continue the record at ``path`` if it was made under the same ``key``, else begin an empty one."""
+    def open(cls, path: Path, key: dict[str, Any], rounds: int) -> "Record":
+        """Continue the record at ``path`` if it was made under the same ``key``, else begin an empty one.
+
+        Rounds from ``rounds`` on, which an earlier run with more of them may have left, are dropped.
+        """
         key = json.loads(json.dumps(key))  # as it would be read back
         try:
             stored = json.loads(path.read_text())
-        except (OSError, ValueError):
+            same, attempts = stored["key"] == key, stored["attempts"]
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is no record
             return cls(path, key)
-        return cls(path, key, stored["attempts"] if stored.get("key") == key else [])
+        return cls(path, key, [entry for entry in attempts if entry["round"] < rounds] if same else [])
 
     def add(self, attempt: dict[str, Any]):
         """Append and save."""
@@ -96,9 +108,14 @@ def loudest(attempt: Mapping[str, Any]) -> float:
 
 
 def turns(sides: Sequence[str], round_: int) -> list[str]:
-    """Order of the sides in a round: each round begins one side later, so that nobody always follows the same neighbour."""
-    first = round_ % len(sides)
-    return [*sides[first:], *sides[:first]]
+    """Order of the sides in a round.
+
+    Every other round runs backwards, so that nobody always follows the same neighbour, and every two rounds begin one side
+    later: over ``2 len(sides)`` rounds each side has each place twice.
+    """
+    first = round_ // 2 % len(sides)
+    order = [*sides[first:], *sides[:first]]
+    return order[::-1] if round_ % 2 else order
 
 
 def run_rounds(

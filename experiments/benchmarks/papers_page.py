@@ -2,7 +2,7 @@
 
 One row per ``benchmarks/results/papers/NAME/metrics.json``, of which this page reads: ``title``, ``source`` (arXiv number or
 the like), ``files`` (of the method), ``guarantee``, and ``claims``, each with ``claim``, ``measured`` and ``reproduced``
-(true, false, or null where the replica cannot tell).
+(true, false, or null where the replica cannot tell). Smoke runs are left out.
 """
 
 import json
@@ -30,8 +30,10 @@ def papers_page(folder: Path) -> str:
     lines = []
     for path in sorted(folder.glob("*/metrics.json")):
         try:
-            lines.append(_row(path.parent.name, json.loads(path.read_text())))
-        except (ValueError, KeyError, TypeError) as error:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            if not metrics.get("smoke"):
+                lines.append(_row(path.parent.name, metrics))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} lacks something this page shows: {error!r}") from error
     if not lines:
         return HEADER + "No result yet.\n"

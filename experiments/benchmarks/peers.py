@@ -1,27 +1,18 @@
 """Other engines under the same stopwatch, each configured the way that is fastest for it. Runs inside worker processes."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import machine
 
 PACKAGES = {"transformers": ("torch", "transformers", "gguf", "accelerate"), "llama.cpp": ("xllamacpp",)}
-
-TINY = {
-    "vocab_size": 256,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
-"""The shape of ``random:tiny`` in transformers' words."""
 
 
 def missing_packages(engine: str) -> list[str]:
@@ -42,25 +33,23 @@ class TransformersEngine:
     """
 
     def __init__(self, model: str, dtype: str):
-        """``model`` is a GGUF file, or ``random:tiny``."""
+        """``model`` is a GGUF file."""
         torch, transformers = _package("torch"), _package("transformers")
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         torch.set_num_threads(machine.num_threads())
         begin = time.perf_counter()
-        if model == "random:tiny":
-            torch.manual_seed(0)
-            config = transformers.LlamaConfig(**TINY)
-            self.model = transformers.LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
-        else:
-            path = Path(model)
-            options = {"gguf_file": path.name, "dtype": getattr(torch, dtype)}
-            self.model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, **options).eval()
+        path = Path(model)
+        options = {"gguf_file": path.name, "dtype": getattr(torch, dtype)}
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, **options).eval()
         self.model.generation_config.eos_token_id = None  # every engine decodes the whole budget
         self.load_seconds = time.perf_counter() - begin
         self.dtype = dtype
         self.decode_with = self._decode_loop
         self.torch = torch
+        self.new_cache = functools.partial(transformers.DynamicCache, config=self.model.config)
+        parameters = inspect.signature(self.model.forward).parameters
+        self.cache_argument = "cache" if "cache" in parameters else "past_key_values"  # the latter's name until 5.24
 
     def describe(self) -> dict[str, Any]:
         """Versions and threads."""
@@ -76,16 +65,30 @@ class TransformersEngine:
         """Run until warm; for decoding, choose the faster way."""
         if kind == "prefill":
             self.measure(kind, **arguments)
-            return {}
+            with self._counted_calls() as calls:
+                self.measure(kind, **arguments)
+            return {"tokens_per_call": 1 / len(calls)}
         _batch_of_one("transformers", arguments.pop("batch"))
-        seconds = {}
+        seconds, per_call = {}, {}
         for way in (self._decode_generate, self._decode_loop):
-            way(**arguments)
+            with self._counted_calls() as calls:
+                tokens, _ = way(**arguments)
+            per_call[way] = len(tokens) / len(calls)
             tokens, times = way(**arguments)
             seconds[way] = times[-1] - times[0]
         self.decode_with = min(seconds, key=lambda way: seconds[way])
         note = "generate()" if self.decode_with == self._decode_generate else "plain loop over the model, DynamicCache"
-        return {"note": note, "tokens": tokens}
+        return {"note": note, "tokens": tokens, "tokens_per_call": per_call[self.decode_with]}
+
+    @contextlib.contextmanager
+    def _counted_calls(self) -> Iterator[list[None]]:
+        """Yield a list that grows by one entry with every forward pass of the model."""
+        calls: list[None] = []
+        hook = self.model.register_forward_hook(lambda *_: calls.append(None))
+        try:
+            yield calls
+        finally:
+            hook.remove()
 
     def measure(self, kind: str, **arguments: Any) -> dict[str, float]:
         """Run once."""
@@ -122,11 +125,12 @@ class TransformersEngine:
         return out[0, len(prompt) :].tolist(), clock.times
 
     def _decode_loop(self, prompt: Sequence[int], new_tokens: int) -> tuple[list[int], list[float]]:
-        ids, past, tokens, times = self.torch.tensor([list(prompt)]), None, [], []
+        ids, tokens, times = self.torch.tensor([list(prompt)]), [], []
+        cache = {self.cache_argument: self.new_cache()}
         with self.torch.inference_mode():
             for _ in range(new_tokens):
-                out = self.model(ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-                ids, past = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+                logits = self.model(ids, **cache, use_cache=True, logits_to_keep=1).logits
+                ids = logits[:, -1].argmax(-1, keepdim=True)
                 tokens.append(int(ids[0, 0]))
                 times.append(time.perf_counter())
         return tokens, times

@@ -26,11 +26,12 @@ No number here is typed by hand.
 ## How it is measured
 
 - Every engine runs in a process of its own, loads once, warms up, and sleeps until it is its turn. In a round the engines
-  take turns, and each round begins with the next one. Ratios are taken inside a round; tables show the median over the
-  rounds, with the smallest and the largest in brackets.
+  take turns; every other round runs backwards, and every two rounds begin with the next engine. Ratios are taken inside a
+  round; tables show the median over the rounds, with the smallest and the largest in brackets.
 - Decoding: new tokens after the first, over the time from the first to the last. Prefill: prompt tokens, over the time from
   token ids to the first new token. Greedy, batch 1, end tokens ignored, the same token ids and the same GGUF file for all;
-  all engines have as many threads as the machine has processors. Compiling and loading are not in these times.
+  all engines have as many threads as the machine has processors. Compiling and loading are not in these times; `compile` is
+  that of the warm-up, nothing read from a cache. Peak memory is the largest resident set while the case was warmed up.
 - Foreign load is what other processes and the hypervisor took during a measurement, in cores. A round above 0.1 is repeated;
   rounds that stayed above it are counted as loud.
 - Machines differ, so compare ratios inside one table, never figures between tables.
@@ -108,7 +109,9 @@ Copy bandwidth in the same rounds: {{ copy }} GB/s.
 
 
 def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
-    """Write the pages and figures, or with ``check`` compare the pages. Returns an exit status.
+    """Write the pages and figures, or with ``check`` compare the pages and look for the figures. Returns an exit status.
+
+    The bytes of a figure depend on matplotlib's version, so that a check on another machine could not compare them.
 
     Raises:
       FileNotFoundError: there is no folder ``results``.
@@ -119,18 +122,26 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
     newest = {suite: newest_results(results, suite) for suite in SUITES}
     pages = {docs / "benchmarks.md": benchmarks_page(newest), docs / "papers.md": papers_page(results / "papers")}
     if check:
-        stale = [path for path, text in pages.items() if not path.is_file() or path.read_text() != text]
+        stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+        drawn = [results / name for document in newest["cpu_decode"] for name in figures.names(document)]
+        stale += [path for path in drawn if not path.is_file()]
         for path in stale:
-            console.print(
-                f"{path.name} is not what the results say: run python -m experiments.benchmark --render", soft_wrap=True
-            )
+            what = "is not what the results say" if path.is_file() else "is missing"
+            say(console, f"{path} {what}: run python -m experiments.benchmark --render")
+        if not stale:
+            say(console, f"{' and '.join(map(str, pages))} are what the results in {results} say")
         return 1 if stale else 0
     for document in newest["cpu_decode"]:
         figures.draw(document, results)
     for path, text in pages.items():
         write_text(path, text)
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        say(console, f"wrote {path}")
     return 0
+
+
+def say(console: Console, text: str):
+    """Print one line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def newest_results(results: Path, suite: str) -> list[dict[str, Any]]:
@@ -142,7 +153,7 @@ def newest_results(results: Path, suite: str) -> list[dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for path in sorted(results.glob(f"{suite}_*.json")):
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(path.read_text(encoding="utf-8"))
             smoke, host, date = document["smoke"], document["host"], document["date"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a result of a suite: {error!r}") from error
@@ -159,9 +170,9 @@ def benchmarks_page(newest: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def show(path: Path, console: Console):
     """Print a result as the page would show it."""
-    document = {**json.loads(path.read_text()), "stem": path.stem}
+    document = {**json.loads(path.read_text(encoding="utf-8")), "stem": path.stem}
     section = cpu_section(document, with_figures=False) if document["suite"] == "cpu_decode" else gpu_section(document)
-    console.print(section, markup=False, highlight=False, soft_wrap=True)
+    say(console, section)
 
 
 def cpu_section(d: Mapping[str, Any], with_figures: bool = True) -> str:
@@ -247,12 +258,12 @@ def targets_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
         sign = "at least" if verdict["at_least"] else "at most"
         reached = {True: "yes", False: "**no**", None: "-"}[verdict["reached"]]
         measured = verdict["reason"] if verdict["measured"] is None else f"{verdict['measured']:.2f}"
-        lines.append([verdict["name"], f"{sign} {verdict['bound']:g}", measured, reached])
-    return markdown_table(["what", "target", "measured", "reached"], lines)
+        lines.append([verdict["name"], f"{sign} {verdict['bound']:g}", measured, reached, verdict["loud_rounds"]])
+    return markdown_table(["what", "target", "measured", "reached", "loud rounds"], lines)
 
 
 def cold_start_text(d: Mapping[str, Any]) -> str:
-    """One sentence, or nothing."""
+    """One sentence, or nothing; ``compile_seconds`` is what is left of compiling when programs come from the cache."""
     row = next((row for row in d["rows"] if row["case"] == "cold_start"), None)
     if row is None:
         return ""
@@ -260,7 +271,13 @@ def cold_start_text(d: Mapping[str, Any]) -> str:
     memory = metrics["peak_rss_bytes"]["median"]
     times = f"{spread(metrics['first_text_seconds'], 1)} s to the first text, {spread(metrics['total_seconds'], 1)} s in all"
     weights = f"{memory / d['model']['weights_bytes']:.2f} times the float32 weights"
-    return f"{times}; peak memory {memory / 1e6:.0f} MB, {weights}; foreign load {load(row)} cores."
+    programs = (
+        ""
+        if row["compile_seconds"] is None
+        else f", of which tracing and reading programs {row['compile_seconds']:.1f} s"
+    )
+    quiet = f"foreign load {load(row)} cores, loud rounds {loudness(row)}"
+    return f"{times}{programs}; peak memory {memory / 1e6:.0f} MB, {weights}; {quiet}."
 
 
 def agreement_text(agreement: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments.benchmarks.harness import Case, Record, Worker, run_rounds, summarise
+from experiments.benchmarks.harness import Case, Record, Worker, loudest, run_rounds, summarise
 from experiments.benchmarks.worker_process import WorkerError, WorkerProcess
-from experiments.record import write_json
+from experiments.record import sources_digest, write_json
 
 SCHEMA = 1
 
@@ -24,7 +23,7 @@ class Options:
     Attributes:
       out: folder of the results.
       rounds: rounds per case.
-      smoke: tiny random models, two rounds, no claim.
+      smoke: tiny random models, two rounds by default, no claim.
       wait_quiet: seconds to wait for a quiet machine before each attempt.
       repeats: how often a loud round is repeated.
       model: the model of the suites that take one.
@@ -111,6 +110,10 @@ def open_session(sides: Sequence[Side], console: Console) -> Iterator[Session]:
                     raise
                 session.leave_out(side.name, str(error))
         yield session
+    except BaseException:
+        for worker in session.workers.values():
+            worker.close(patience=0.0)  # it may be in the middle of something that nobody waits for any more
+        raise
     finally:
         for worker in session.workers.values():
             worker.close()
@@ -147,10 +150,14 @@ def run_suite(
         "smoke": options.smoke,
         "commit": surroundings.get("commit"),
         "host": host,
-        "engines": {side: {k: v for k, v in said.items() if k != "load_seconds"} for side, said in engines.items()},
+        "sources": sources_digest(),
+        "engines": {
+            side: {name: value for name, value in said.items() if not name.startswith("load_")}
+            for side, said in engines.items()
+        },
         "cases": [dataclasses.asdict(case) for case in cases],
     }
-    session.record = record = Record.open(options.out / f".{stem}.partial.json", key)
+    session.record = record = Record.open(options.out / f".{stem}.partial.json", key, options.rounds)
     if record.attempts:
         session.console.print(f"continuing after {len(record.attempts)} attempts", style="yellow", highlight=False)
     with progress_bar(session.console) as bar:
@@ -163,6 +170,9 @@ def run_suite(
             done = {(entry["case"], entry["round"]) for entry in record.attempts}
             text = f"{attempt['case']} round {attempt['round'] + 1}"
             bar.update(task, completed=len(done), description=text, loud=loud, refresh=True)
+            if not session.console.is_terminal:  # where no bar is drawn, a line each
+                load = f"foreign load {loudest(attempt):.2f}" + (", loud" if attempt["loud"] else "")
+                session.console.print(f"measured {text} of {options.rounds}, {load}", markup=False, highlight=False)
 
         run_rounds(
             cases,
@@ -178,12 +188,12 @@ def run_suite(
         "suite": name,
         "smoke": options.smoke,
         "host": host,
-        "date": datetime.date.today().isoformat(),
+        "date": surroundings["date"][:10],
         "environment": surroundings,
         "rounds": options.rounds,
         "engines": engines,
         "absent": session.absent,
-        "rows": [row(name, case, side, session) for case in cases for side in case.sides],
+        "rows": [row(name, case, side, session, surroundings) for case in cases for side in case.sides],
     }
     finish(document, session)
     path = options.out / f"{stem}_{document['date']}.json"
@@ -201,6 +211,9 @@ def present(cases: Sequence[Case], workers: Mapping[str, Worker]) -> list[Case]:
 def warm_up(cases: Sequence[Case], session: Session):
     """Compile and run everything once, and note the memory it took. A peer that cannot is absent from then on.
 
+    ``peak_rss_bytes`` is the largest resident set while this case was warmed up: weights, compiler and working memory. Where
+    the system cannot forget an earlier peak, it is that since the engine's start, and ``peak_rss_since`` says so.
+
     Raises:
       WorkerError: one of our own engines cannot.
     """
@@ -210,6 +223,7 @@ def warm_up(cases: Sequence[Case], session: Session):
                 continue
             session.console.print(f"warming up {case.name} on {side}", style="dim", highlight=False)
             worker = session.workers[side]
+            since = "warm-up" if worker.reset_peak_rss() else "start"
             try:
                 said = worker.call("warm_up", **case.arguments)
             except WorkerError as error:
@@ -217,11 +231,11 @@ def warm_up(cases: Sequence[Case], session: Session):
                     raise
                 session.leave_out(side, str(error))
                 continue
-            session.warm[case.name, side] = {**said, "peak_rss_bytes": worker.peak_rss()}
+            session.warm[case.name, side] = {**said, "peak_rss_bytes": worker.peak_rss(), "peak_rss_since": since}
 
 
-def row(suite: str, case: Case, side: str, session: Session) -> dict[str, Any]:
-    """Everything known about one side of one case. The environment stands once in the document."""
+def row(suite: str, case: Case, side: str, session: Session, surroundings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything known about one side of one case, fit to be read alone; the whole environment stands in the document."""
     assert session.record is not None
     said, warm = session.description(side), session.warm[case.name, side]
     prompt = case.arguments.get("prompt")
@@ -236,7 +250,11 @@ def row(suite: str, case: Case, side: str, session: Session) -> dict[str, Any]:
         "tokens_per_call": warm.get("tokens_per_call"),
         "compile_seconds": warm.get("compile_seconds"),
         "peak_rss_bytes": warm["peak_rss_bytes"],
+        "peak_rss_since": warm["peak_rss_since"],
         "note": warm.get("note", ""),
+        "commit": surroundings["commit"],
+        "jax": surroundings["jax"],
+        "hardware": {name: surroundings[name] for name in ("device_kind", "cpu_model", "cpu_flags", "cores")},
         **summarise(case, side, session.record),
     }
 

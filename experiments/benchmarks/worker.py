@@ -16,16 +16,20 @@ from typing import Any, TextIO
 
 
 def serve(build: Callable[[], Any], requests: TextIO, replies: TextIO):
-    """Build the engine, answer with its ``describe()``, then answer requests until they end."""
+    """Build the engine, answer with its ``describe()``, then answer requests until they end.
 
-    def answer(work: Callable[[], Any]):
+    What is not JSON, NaN included, is an error of the engine like any other.
+    """
+
+    def answer(work: Callable[[], Any]) -> bool:
         try:
-            reply = {"result": work()}
+            reply = json.dumps({"result": work()}, allow_nan=False)
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=replies, flush=True)
-        return "result" in reply
+            print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=replies, flush=True)
+            return False
+        print(reply, file=replies, flush=True)
+        return True
 
     engine: list[Any] = []
     if not answer(lambda: [engine.append(build()), engine[0].describe()][1]):

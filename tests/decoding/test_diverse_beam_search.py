@@ -61,15 +61,15 @@ def searched_to_the_end(method, model, prompt):
     return advance(method, model, start(method, model, prompt), UNLIMITED)
 
 
-@settings(deadline=None, max_examples=80)
-@given(st.sampled_from(METHODS), batches)
+@settings(deadline=None, max_examples=64)
+@given(st.sampled_from([METHODS[0], *METHODS[2:]]), batches)
 def test_equals_the_plain_reference(method, batch):
     check_texts_and_groups(method, batch)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=80)
-@given(st.sampled_from(OTHER_PAIRS), batches)
+@given(st.sampled_from([METHODS[1], *OTHER_PAIRS]), batches)
 def test_equals_the_plain_reference_in_other_settings(method, batch):
     check_texts_and_groups(method, batch)
 
@@ -105,8 +105,8 @@ def check_texts_and_groups(method, batch):
 )
 def test_a_transformer_with_ragged_prompts_end_tokens_and_budgets(method):
     """Here, unlike with the Markov model, a beam that got another beam's cache row would give itself away."""
-    model = tiny_transformer(scale=4.0)
-    prompts, budgets = [[3, 1, 4, 1, 5], [9, 2], list(range(17, 35)), [7]], [9, 12, 1, 6]
+    model = tiny_transformer(scale=4.0, num_layers=1)
+    prompts, budgets = [[3, 1, 4, 1, 5], [9, 2], list(range(17, 35)), [7]], [7, 9, 1, 6]
     embeddings = {"embeddings": np.asarray(model.token_embeddings(), np.float64).tolist()}
     cached = {}
 
@@ -116,7 +116,7 @@ def test_a_transformer_with_ragged_prompts_end_tokens_and_budgets(method):
             cached[text] = (logits - np.logaddexp.reduce(logits)).tolist()
         return cached[text]
 
-    plain = search(law, prompts[0], 9, [], **options(method), **embeddings)
+    plain = search(law, prompts[0], 7, [], **options(method), **embeddings)
     ends = [plain.texts[0].tokens[5], plain.texts[-1].tokens[3]]
     decoded = decode(method, model, Prompt.create(prompts, budgets, eos_tokens=ends))
     beam = search(law, prompts[3], budgets[3], ends, num_beams=method.num_beams, length_penalty=method.length_penalty)
@@ -309,7 +309,8 @@ def test_what_the_model_cannot_offer_is_refused():
     model, _, _ = timed_markov(5, seed=0)
     with pytest.raises(ValueError, match="num_beams gives 4 beams to one search: a vocabulary of 5 tokens"):
         decode(DiverseBeamSearch(8, 2), model, Prompt.create([[1]], 3, eos_tokens=[0, 1]))
-    decode(DiverseBeamSearch(8, 4), model, Prompt.create([[1]], 3, eos_tokens=[0, 1]))  # two beams per search: enough
+    enough = DiverseBeamSearch(8, 4)  # two beams to each search
+    start(enough, model, Prompt.create([[1]], 3, eos_tokens=[0, 1]))
     without, _ = markov_model()
     with pytest.raises(ValueError, match="module MarkovModule has no token embeddings"):
         decode(DiverseBeamSearch(2, 2, 0.5, "embedding"), without, Prompt.create([[1]], 3))

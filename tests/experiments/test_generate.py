@@ -1,156 +1,259 @@
-"""The launcher, as a user runs it: in a process of its own."""
+"""The launcher: what its flags do."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 
-from jaxdec.checkpoints.orbax import save_orbax
-from tests.tiny_models import tiny_transformer
-from tests.tiny_text import NUM_TOKENS, byte_tokenizer
+import jaxdec
+from experiments.answers import summary
+from experiments.generate_flags import define_flags, method_of, parse, run_options
+from jaxdec.decoding import Autoregressive, BeamSearch, DiverseBeamSearch, Sampling
+from jaxdec.decoding.methods import AUTO_NODES, build_method
+from tests.experiments.prompt_files import read_lines, write_lines
+
+NUMBERS = "new_tokens target_calls tokens_per_call prefill_seconds decode_seconds tokens_per_second compile_seconds"
+FIELDS = ["text", "token_ids", *NUMBERS.split(), "method", "guarantee", "model"]
 
 
-@pytest.fixture(scope="module")
-def tiny_checkpoint(tmp_path_factory):
-    """A random model with the byte tokenizer, saved as an Orbax checkpoint."""
-    model = tiny_transformer(scale=3.0, vocab_size=NUM_TOKENS)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_orbax(folder, model.module.config, model.params, byte_tokenizer())
-    return folder
+def test_json_has_the_fields_of_the_contract(ask_generate, tiny_gguf):
+    answer = ask_generate("--prompt=abc")
+    assert set(FIELDS) <= set(answer)
+    assert (answer["method"], answer["guarantee"], answer["model"]) == ("greedy", "token_identical", str(tiny_gguf))
+    assert answer["new_tokens"] == len(answer["token_ids"]) == answer["target_calls"] == len(answer["text"]) == 6
+    assert answer["tokens_per_call"] == 1.0
+    assert answer["finish_reason"] == "length"
+    assert "alternatives" not in answer
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    return {**os.environ, "JAXDEC_CACHE": str(tmp_path_factory.mktemp("cache")), "JAX_PLATFORMS": "cpu"}
+@pytest.mark.parametrize(
+    ("flags", "name", "method"),
+    [
+        ([], "greedy", Autoregressive()),
+        (["--method=greedy"], "greedy", Autoregressive()),
+        (["--method=greedy", "--temperature=0"], "greedy", Autoregressive()),
+        (["--temperature=0"], "greedy", Autoregressive()),
+        (["--method=sample"], "sample", Autoregressive(Sampling())),
+        (["--temperature=0.9"], "sample", Autoregressive(Sampling(0.9))),
+        (["--top_k=5", "--top_p=0.9", "--min_p=0.01"], "sample", Autoregressive(Sampling(1.0, 5, 0.9, 0.01))),
+        (["--num_samples=2"], "sample", Autoregressive(Sampling(), num_samples=2)),
+        (["--method=beam", "--num_beams=3", "--length_penalty=0.5"], "beam", BeamSearch(3, 0.5)),
+        (["--method=beam", "--temperature=0"], "beam", BeamSearch()),
+        (["--method=diverse_beam", "--num_beams=6", "--num_groups=3", "--diversity_strength=0.25", "--diversity=ngram"],
+         "diverse_beam", DiverseBeamSearch(6, 3, 0.25, "ngram")),
+    ],
+)  # fmt: skip
+def test_flags_choose_the_method(flags, name, method):
+    values = define_flags()
+    assert parse(values, ["generate", "--prompt=abc", *flags])
+    options = run_options(values)
+    assert options["method"] == name
+    assert method_of(options) == method
 
 
-def command(*flags):
-    return [sys.executable, "-W", "error", "-m", "experiments.generate", *map(str, flags)]
+def test_other_flags_become_options():
+    values = define_flags()
+    parse(values, ["generate", "--prompt=abc", "--max_new_tokens=7", "--raw", "--stop=a", "--stop=b"])
+    options = run_options(values)
+    assert (options["max_new_tokens"], options["raw"], options["stop"]) == (7, True, ["a", "b"])
 
 
-def launch(environment, *flags):
-    return subprocess.run(command(*flags), env=environment, capture_output=True, text=True, timeout=300, check=False)
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--option=tree_size=4"], build_method("prompt_lookup", tree_size=4)),
+        (["--option=tree_size=auto"], build_method("prompt_lookup", tree_size=AUTO_NODES[-1])),  # sizes come with the model
+        (["--option=verification=typical", "--temperature=0.5", "--option=tree_size=2"],
+         build_method("prompt_lookup", verification="typical", tree_size=2, sampling=Sampling(0.5))),
+    ],
+)  # fmt: skip
+def test_options_are_fields_of_the_method(flags, expected):
+    values = define_flags()
+    parse(values, ["generate", "--prompt=abc", "--method=prompt_lookup", *flags])
+    assert method_of(run_options(values)) == expected
 
 
-def test_json_is_the_only_thing_on_stdout(environment, tiny_checkpoint):
-    done = launch(environment, "--prompt=abc", f"--model={tiny_checkpoint}", "--max_new_tokens=9", "--json")
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    fields = "text token_ids new_tokens target_calls tokens_per_call prefill_seconds decode_seconds tokens_per_second"
-    assert set(f"{fields} compile_seconds method guarantee model".split()) <= set(answer)
-    assert (answer["method"], answer["guarantee"]) == ("greedy", "token_identical")
-    assert answer["new_tokens"] == len(answer["token_ids"]) == answer["target_calls"]
-    streamed = launch(environment, "--prompt=abc", f"--model={tiny_checkpoint}", "--max_new_tokens=9")
-    assert streamed.stdout == answer["text"] + "\n"
-    assert "tokens/s" in streamed.stderr
+def test_options_are_literals_or_texts():
+    values = define_flags()
+    flags = ["--option=draft_layers=[0, 2]", "--option=branching=(2, 1)", "--option=draft=a=b"]
+    parse(values, ["generate", "--prompt=abc", "--method=draft_model", *flags])
+    options = run_options(values)
+    assert (options["draft_layers"], options["branching"], options["draft"]) == ([0, 2], (2, 1), "a=b")
 
 
-def test_a_temperature_means_sampling(environment, tiny_checkpoint):
-    flags = ("--prompt=abc", f"--model={tiny_checkpoint}", "--max_new_tokens=9", "--json", "--temperature=0.9")
-    answer = json.loads(launch(environment, *flags, "--num_samples=2", "--seed=3").stdout)
-    assert (answer["method"], answer["guarantee"]) == ("sample", "distribution")
-    assert len(answer["alternatives"]) == 1
+def test_companions_are_read_once(ask_generate, tiny_gguf, tmp_path, monkeypatch):
+    """A draft model equal to the target: every guess is right."""
+    loaded, load = [], jaxdec.load
+    monkeypatch.setattr(jaxdec, "load", lambda *a, **k: loaded.append(a) or load(*a, **k), raising=False)
+    prompts = write_lines(tmp_path / "prompts.jsonl", {"prompt": "abc"}, {"prompt": "de"}, {"prompt": "fg"})
+    flags = (f"--prompt_file={prompts}", "--batch_size=1", "--max_new_tokens=9")
+    answer = ask_generate(*flags, "--method=draft_model", f"--option=draft={tiny_gguf}", "--option=branching=(1, 1)")
+    assert loaded == [(str(tiny_gguf),)] * 2  # the model and its draft, for three batches
+    assert answer["tokens_per_call"] > 2
+    plain = ask_generate(*flags)
+    assert [line["text"] for line in answer["generations"]] == [line["text"] for line in plain["generations"]]
 
 
-def test_files_of_prompts_resume(environment, tiny_checkpoint, tmp_path):
-    prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
-    lines = [{"prompt": "abc"}, {"messages": [{"role": "user", "content": "de"}], "id": "x"}, {"prompt": "longer one"}]
-    prompts.write_text("\n".join(map(json.dumps, lines)))
-    flags = (f"--prompt_file={prompts}", f"--model={tiny_checkpoint}", "--max_new_tokens=5", f"--out={answers}")
-    assert launch(environment, *flags, "--batch_size=2").returncode == 0
-    first = [json.loads(line) for line in answers.read_text().splitlines()]
-    assert [line["id"] for line in first] == [0, "x", 2]
-    answers.write_text(json.dumps(first[0]) + "\n" + '{"id": "x", "te')  # interrupted while writing
-    assert launch(environment, *flags, "--batch_size=2").returncode == 0
-    second = [json.loads(line) for line in answers.read_text().splitlines()]
-    assert [(line["id"], line["token_ids"]) for line in second] == [(line["id"], line["token_ids"]) for line in first]
-    assert "are answered" in launch(environment, *flags).stderr
+def test_flags_reach_the_library(ask_generate, tiny_gguf):
+    lm = jaxdec.load(str(tiny_gguf))
+
+    def texts(flags, **options):
+        told = ask_generate("--prompt=abc", *flags)
+        own = jaxdec.generate(lm, "abc", max_new_tokens=6, **options)
+        assert told["token_ids"] == own.token_ids
+        assert [other["text"] for other in told.get("alternatives", [])] == [other.text for other in own.alternatives]
+        return tuple(told["token_ids"])
+
+    greedy = texts([])
+    assert texts(["--raw"], raw=True) != greedy
+    sample = {"method": "sample", "sampling": jaxdec.Sampling(temperature=3.0)}
+    seeds = {texts(["--temperature=3", f"--seed={seed}"], seed=seed, **sample) for seed in (0, 1)}
+    assert len(seeds) == 2
+    assert texts(["--temperature=3", "--num_samples=2"], num_samples=2, **sample) not in seeds  # keys of their own
+    sampling = jaxdec.Sampling(temperature=1.0, top_k=1)
+    assert texts(["--top_k=1"], method="sample", sampling=sampling) == greedy
+    stop = lm.tokenizer.decode([greedy[3]])
+    told = ask_generate("--prompt=abc", f"--stop={stop}", "--stop=never")
+    assert told["finish_reason"] == "stop"
+    assert stop not in told["text"]
 
 
-def test_config_sets_flags_and_the_command_line_wins(environment, tiny_checkpoint, tmp_path):
-    config = tmp_path / "config.py"
-    body = "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({})\n"
-    config.write_text(body.format({"prompt": "abc", "max_new_tokens": 4, "json": True, "model": str(tiny_checkpoint)}))
-    assert json.loads(launch(environment, f"--config={config}").stdout)["new_tokens"] == 4
-    assert json.loads(launch(environment, f"--config={config}", "--max_new_tokens=2").stdout)["new_tokens"] == 2
-    config.write_text(body.format({"prompt": "abc", "maximum": 4}))
-    done = launch(environment, f"--config={config}")
-    assert done.returncode == 2
-    assert "unknown field 'maximum'; known: batch_size" in done.stderr
+def test_the_plain_text_is_that_of_the_json(ask_generate, run_generate, tiny_gguf):
+    flags = ("--prompt=abc", f"--model={tiny_gguf}", "--max_new_tokens=6")
+    status, out, err = run_generate(*flags)
+    assert (status, out) == (0, ask_generate("--prompt=abc")["text"] + "\n")
+    assert err.splitlines()[0] == f"Loading {tiny_gguf} ..."
+    assert "6 tokens, " in err.splitlines()[-1]
+    assert "greedy (token_identical, relative to greedy decoding), ended by length" in err
+    answer = ask_generate("--prompt=abc", "--method=beam", "--num_beams=2")
+    _, out, err = run_generate(*flags, "--method=beam", "--num_beams=2")
+    assert out == f"[1] {answer['text']}\n[2] {answer['alternatives'][0]['text']}\n"
+    assert "Decoding: " in err  # where the text is not the progress
 
 
-BAD = [
-    (["--prompt="], "--prompt is empty"),
-    ([], "neither was given"),
-    (["--prompt=a", "--prompt_file=b"], "both were given"),
-    (["--prompt=a", "--max_new_tokens=0"], "max_new_tokens must be at least 1, got 0"),
-    (["--prompt=a", "--temperature=-1"], "temperature must be a finite number >= 0, got -1.0"),
-    (["--prompt=a", "--top_p=0"], r"top_p must be in (0, 1]"),
-    (["--prompt=a", "--method=greedy", "--temperature=0.7"], "--method=greedy does not sample, and --temperature=0.7"),
-    (["--prompt=a", "--method=nonsense"], "method must be one of greedy, sample"),
-    (["--prompt=a", "--model=nonsense"], "Known names: smollm2-135m-instruct"),
-    (["--prompt=a", "--model=/nowhere/model.gguf"], "no file or folder there"),
-    (["--prompt=a", "--nonsense=1"], "Unknown command line flag 'nonsense'"),
-    (["--prompt=a", "--config=/nowhere.py"], "no such file"),
-    (["--prompt_file=/nowhere.jsonl"], "No such file"),
-    (["what", "is", "this"], "'what' is not a flag"),
-]
+def test_files_of_prompts_are_lines_or_one_object(run_generate, ask_generate, tiny_gguf, tmp_path):
+    entries = [
+        {"prompt": "abc"},
+        {"messages": [{"role": "user", "content": "de"}], "id": "x"},
+        {"prompt": "longer one"},
+    ]
+    prompts = write_lines(tmp_path / "prompts.jsonl", *entries)
+    flags = (f"--prompt_file={prompts}", f"--model={tiny_gguf}", "--max_new_tokens=6", "--batch_size=2")
+    status, out, err = run_generate(*flags)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (status, [line["id"] for line in lines]) == (0, [0, "x", 2])
+    assert "3 answers, 18 tokens" in err
+    assert "prompts answered, decoding: " in err
+    whole = ask_generate(f"--prompt_file={prompts}", "--batch_size=2")
+    assert [line["text"] for line in whole["generations"]] == [line["text"] for line in lines]
+    assert (whole["new_tokens"], whole["target_calls"], whole["tokens_per_call"]) == (18, 18, 1.0)
+    assert (whole["method"], whole["guarantee"], whole["model"]) == ("greedy", "token_identical", str(tiny_gguf))
+    assert whole["tokens_per_second"] * whole["decode_seconds"] == pytest.approx(
+        15
+    )  # two batches, less the first tokens
+    alone = ask_generate(f"--prompt_file={prompts}", "--batch_size=1")
+    assert [line["text"] for line in alone["generations"]] == [line["text"] for line in lines]
 
 
-@pytest.mark.parametrize(("flags", "message"), BAD)
-def test_bad_input_is_one_clear_line(flags, message, capsys, monkeypatch):
-    """In this process, for speed: what the launcher's main does with the flags."""
-    from experiments import generate
-
-    flags_object = generate.FLAGS
-    flags_object.unparse_flags()
-    for name in flags_object:
-        flags_object[name].using_default_value = True
-        flags_object[name].value = flags_object[name].default
-        flags_object[name].present = 0
-    with pytest.raises(SystemExit) as exit_:
-        generate.main(generate.parse_flags(["generate", *flags]))
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert message in error
-    assert "Traceback" not in error
+def test_totals_count_all_texts_and_batches_once():
+    values = define_flags()
+    parse(values, ["generate", "--prompt=abc", "--num_samples=2"])
+    options = run_options(values)
+    text = {"new_tokens": 6, "target_calls": 3}
+    lines = [{**text, "alternatives": [text]}] * 4  # two batches of two prompts
+    times = {"prefill_seconds": 1.0, "decode_seconds": 2.0, "compile_seconds": 4.0}
+    firsts = [SimpleNamespace(**times, tokens_per_second=10.0), SimpleNamespace(**times, tokens_per_second=20.0)]
+    totals = summary(values, options, lines, firsts)
+    assert (totals["new_tokens"], totals["target_calls"], totals["tokens_per_call"]) == (48, 24, 2.0)
+    assert {name: totals[name] for name in times} == {name: 2 * value for name, value in times.items()}
+    assert totals["tokens_per_second"] == 15.0
 
 
-def test_errors_of_a_process_are_one_line_with_status_2(environment, tiny_checkpoint):
-    done = launch(environment, "--prompt=" + "a" * 600, f"--model={tiny_checkpoint}")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "the context of this model is 512 tokens" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_interrupting_keeps_the_text_so_far(environment, tiny_checkpoint, as_json):
-    flags = ["--prompt=abc", f"--model={tiny_checkpoint}", "--max_new_tokens=480", "--stop=\x01\x02never"]
-    process = subprocess.Popen(
-        command(*flags, f"--json={str(as_json).lower()}"),
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def test_answers_resume_as_if_never_interrupted(run_generate, tiny_gguf, tmp_path):
+    """Also when sampling, and in the middle of a batch: batches and draws are those of the whole file."""
+    entries = [
+        {"prompt": "abc"},
+        {"prompt": "abc", "id": "x"},
+        {"prompt": "abc", "id": "y"},
+        {"prompt": "abc", "id": "z"},
+    ]
+    prompts, out = write_lines(tmp_path / "prompts.jsonl", *entries), tmp_path / "answers.jsonl"
+    flags = (f"--prompt_file={prompts}", f"--model={tiny_gguf}", "--max_new_tokens=6", f"--out={out}")
+    sampled = ("--temperature=3", "--batch_size=2")
+    assert run_generate(*flags, *sampled)[:2] == (0, "")
+    first = read_lines(out)
+    assert [line["id"] for line in first] == [0, "x", "y", "z"]
+    assert len({line["text"] for line in first}) == 4  # one prompt, four draws
+    out.write_text(json.dumps(first[0]) + "\n" + json.dumps(first[2]) + '\n{"id": "x", "te')
+    status, _, err = run_generate(*flags, *sampled)
+    assert status == 0
+    assert "2 answers" in err
+    second = {line["id"]: line["text"] for line in read_lines(out)}
+    assert second == {line["id"]: line["text"] for line in first}
+    assert [line["id"] for line in read_lines(out)] == [0, "y", "x", "z"]
+    status, text, err = run_generate(*flags, *sampled)
+    assert (status, text) == (0, "")
+    assert "All prompts of" in err
+    assert "Loading" not in err
+    status, text, _ = run_generate(*flags, *sampled, "--json")
+    empty = json.loads(text)
+    assert (empty["generations"], empty["new_tokens"], empty["method"], empty["guarantee"]) == (
+        [],
+        0,
+        "sample",
+        "distribution",
     )
-    try:
-        if as_json:
-            time.sleep(6)
-        else:
-            assert process.stdout.read(1)  # the first text has appeared
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    if process.returncode == 0:
-        pytest.skip("the machine was too slow or too fast: decoding ended before the signal came")
-    assert process.returncode == 130
-    assert "Interrupted" in stderr
-    assert "Traceback" not in stderr
-    if as_json and stdout:
-        assert json.loads(stdout)["finish_reason"] == "interrupted"
+
+
+def test_a_batch_is_let_go_when_it_is_answered(run_generate, tiny_gguf, tmp_path, monkeypatch):
+    """A run holds its cache; a long file must not gather them."""
+    import gc
+    import weakref
+
+    alive, most = [], []
+    states = jaxdec.Run.states
+
+    def counted(self, steps):
+        alive.append(weakref.ref(self))
+        gc.collect()
+        most.append(sum(ref() is not None for ref in alive))
+        yield from states(self, steps)
+
+    monkeypatch.setattr(jaxdec.Run, "states", counted)
+    prompts = write_lines(tmp_path / "prompts.jsonl", *({"prompt": "abc"} for _ in range(5)))
+    run_generate(f"--prompt_file={prompts}", f"--model={tiny_gguf}", "--max_new_tokens=6", "--batch_size=1")
+    assert len(most) == 5
+    assert max(most) <= 2
+
+
+def test_config_sets_flags_and_the_command_line_wins(run_generate, tiny_gguf, tmp_path):
+    config = tmp_path / "config.py"
+    fields = {"prompt": "abc", "max_new_tokens": 4, "json": True, "model": str(tiny_gguf), "stop": "never"}
+    config.write_text(f"def get_config():\n    return {fields!r}\n")
+    assert json.loads(run_generate(f"--config={config}")[1])["new_tokens"] == 4
+    assert json.loads(run_generate(f"--config={config}", "--max_new_tokens=2")[1])["new_tokens"] == 2
+    prompts = write_lines(tmp_path / "prompts.jsonl", {"prompt": "abc"}, {"prompt": "de"})
+    assert json.loads(run_generate(f"--config={config}", f"--prompt_file={prompts}")[1])["new_tokens"] == 8
+
+
+def test_the_example_config(ask_generate):
+    answer = ask_generate("--config=configs/generate/colours.py")
+    assert answer["method"] == "beam"
+    assert len(answer["alternatives"]) == 2
+
+
+def test_help_is_status_0(run_generate):
+    for flag in ("--help", "-h", "-help"):
+        status, out, err = run_generate(flag)
+        assert (status, err) == (0, "")
+        assert out.startswith("Generate text from the command line.")
+        assert "--max_new_tokens" in out
+
+
+def test_a_process_streams_and_says_the_rest_on_stderr(start_generate, tiny_gguf, ask_generate):
+    process = start_generate("--prompt=abc", f"--model={tiny_gguf}", "--max_new_tokens=6")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (0, ask_generate("--prompt=abc")["text"] + "\n")
+    first, last = err.splitlines()
+    assert first == f"Loading {tiny_gguf} ..."
+    assert "tokens/s" in last

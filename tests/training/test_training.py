@@ -16,6 +16,10 @@ from tests.tiny_models import tiny_transformer
 OPTIMIZER = optax.adamw(1e-2)
 
 
+def small(scale: float):
+    return tiny_transformer(scale=scale, num_layers=1)
+
+
 def batch_at(step: int) -> Texts:
     rng = np.random.default_rng(step % 4)
     tokens = np.tile(rng.integers(0, 41, (3, 4)), (1, 3))  # each text is four tokens said three times
@@ -24,7 +28,7 @@ def batch_at(step: int) -> Texts:
 
 
 def test_the_loss_is_the_weighted_mean_of_what_decoding_sees():
-    model = tiny_transformer(scale=3.0)
+    model = small(3.0)
     texts = batch_at(0)
     weights = np.array(texts.weights)
     weights[1, 7:] = 0  # padding
@@ -40,7 +44,7 @@ def test_the_loss_is_the_weighted_mean_of_what_decoding_sees():
 
 
 def test_the_gradient_is_the_slope():
-    model = tiny_transformer(scale=3.0)
+    model = small(3.0)
     flat, unflatten = ravel_pytree(model.params)
     texts = batch_at(0)
     loss = jax.jit(lambda flat: next_token_loss(model.replace(params=unflatten(flat)), texts))
@@ -51,7 +55,7 @@ def test_the_gradient_is_the_slope():
 
 
 def test_training_learns_and_goes_on_bit_for_bit(tmp_path):
-    model, losses = tiny_transformer(scale=1.0), []
+    model, losses = small(1.0), []
     straight = fit(next_token_loss, OPTIMIZER, model, batch_at, 40, on_step=lambda step, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
     fit(next_token_loss, OPTIMIZER, model, batch_at, 25, folder=tmp_path, save_every=20)
@@ -73,7 +77,7 @@ def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path):
         if step == 5:
             raise KeyboardInterrupt
 
-    model, steps = tiny_transformer(scale=1.0), []
+    model, steps = small(1.0), []
     with pytest.raises(KeyboardInterrupt):
         fit(next_token_loss, OPTIMIZER, model, batch_at, 8, folder=tmp_path, save_every=2, on_step=stop)
     fit(next_token_loss, OPTIMIZER, model, batch_at, 8, folder=tmp_path, on_step=lambda step, loss: steps.append(step))
@@ -81,14 +85,14 @@ def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path):
 
 
 def test_the_state_is_donated():
-    state = begin(OPTIMIZER, tiny_transformer())
+    state = begin(OPTIMIZER, small(8.0))
     before = jax.tree.leaves(state.model.params)[0]
     update(next_token_loss, OPTIMIZER, state, batch_at(0))
     assert before.is_deleted()
 
 
 def test_divergence_and_bad_input_are_reported():
-    model = tiny_transformer()
+    model = small(8.0)
     broken = model.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, model.params))
     with pytest.raises(FloatingPointError, match="the loss of update 0 is nan"):
         fit(next_token_loss, OPTIMIZER, broken, batch_at, 2)
@@ -102,7 +106,7 @@ def test_divergence_and_bad_input_are_reported():
 
 def test_a_given_visibility_is_kept():
     """Seeing everything is another model than seeing the past; seeing the past explicitly is the same."""
-    model = tiny_transformer(scale=3.0)
+    model = small(3.0)
     tokens = batch_at(0).tokens
     positions = jnp.broadcast_to(jnp.arange(12), tokens.shape)
     cache = SequenceCache.create(3)

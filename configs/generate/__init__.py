@@ -1,0 +1,1 @@
+"""Configs of ``experiments.generate``: ``--config=configs/generate/NAME.py``."""

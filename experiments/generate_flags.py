@@ -1,0 +1,204 @@
+"""Flags of ``experiments.generate``, and what they ask for. Everything that can be refused is, before a model is loaded."""
+
+import ast
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.config_file import apply_config
+from experiments.prompts import PromptFileError, finished_ids, is_text, read_prompts
+
+METHOD_OPTIONS = ("num_beams", "num_groups", "diversity_strength", "diversity", "length_penalty")
+OWN = ("method", "sampling", "num_samples")
+OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop")
+RIVALS = {"prompt": "prompt_file", "prompt_file": "prompt"}
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of the command, in a set of their own."""
+    values = flags.FlagValues()
+
+    def define(kind: str, name: str, default: Any, text: str) -> None:
+        getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values)
+
+    define("string", "prompt", None, "Text to answer.")
+    define("string", "prompt_file", None, 'JSONL file: {"prompt": ...} or {"messages": [...]} and "id" in each line.')
+    model = "Name, GGUF file, Hugging Face or Orbax folder, or hf:owner/name."
+    define("string", "model", "smollm2-135m-instruct", model)
+    method = "greedy, sample, beam, diverse_beam, ...; greedy by default, or sample where a sampling flag is given."
+    define("string", "method", None, method)
+    define("integer", "max_new_tokens", 128, "Tokens to generate at most.")
+    define("float", "temperature", None, "Divides the logits; 0 is greedy decoding.")
+    define("integer", "top_k", None, "Keep the k most probable tokens.")
+    define("float", "top_p", None, "Keep the most probable tokens up to this mass, in (0, 1].")
+    define("float", "min_p", None, "Keep tokens at least this probable, relative to the best, in [0, 1).")
+    define("integer", "num_samples", 1, "Texts per prompt, when sampling.")
+    define("integer", "num_beams", None, "Beams (beam, diverse_beam).")
+    define("integer", "num_groups", None, "Groups of beams (diverse_beam).")
+    define("float", "diversity_strength", None, "Weight of the diversity term (diverse_beam).")
+    define("string", "diversity", None, "Kind of diversity term (diverse_beam).")
+    define("float", "length_penalty", None, "Exponent of the length in a beam's score (beam, diverse_beam).")
+    option = "NAME=VALUE of a further field of the method, such as tree_size=8; may be given several times."
+    define("multi_string", "option", [], option)
+    define("multi_string", "stop", [], "Text that ends the answer; may be given several times.")
+    define("integer", "seed", 0, "Seed of all draws, from 0 to 2^32 - 1.")
+    define("string", "dtype", "float32", "float32 or bfloat16.")
+    define("integer", "row_tile", 1, "Pad the rows of matrix products, so that one row and several round alike.")
+    define("bool", "raw", False, "Feed the prompt as it is, without the chat template.")
+    define("bool", "json", False, "Print one JSON object instead of the text.")
+    define("integer", "batch_size", 8, "Prompts of --prompt_file decoded together.")
+    out = "With --prompt_file: append answers here; prompts answered there already are skipped."
+    define("string", "out", None, out)
+    define("string", "config", None, "Python file whose get_config() sets any of these flags; flags given here win.")
+    define("bool", "help", False, "Show this.")
+    return values
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str]) -> bool:
+    """Parse the command line and apply ``--config``. Returns False if only help is wanted.
+
+    Raises:
+      absl.flags.Error: an unknown flag, or a value of the wrong type.
+      ValueError: something that is not a flag, or a config that is not one.
+      FileNotFoundError: no such config.
+    """
+    rest = values(["--help" if argument == "-h" else argument for argument in arguments])
+    if len(rest) > 1:
+        raise ValueError(f"{rest[1]!r} is not a flag; flags are written --name=value")
+    if values.help:
+        return False
+    if values.config is not None:
+        names = sorted(set(values) - {"config", "help"})
+        apply_config(Path(values.config).expanduser(), values, names, RIVALS)
+    return True
+
+
+def run_options(values: flags.FlagValues) -> dict[str, Any]:
+    """Arguments of :class:`jaxdec.Run` that the flags stand for, but the seed.
+
+    Raises:
+      ValueError: flags that make no sense, alone or together.
+    """
+    for name in ("batch_size", "max_new_tokens", "num_samples", "row_tile"):
+        if getattr(values, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(values, name)}")
+    if not 0 <= values.seed < 2**32:
+        raise ValueError(f"--seed must be from 0 to 2^32 - 1, got {values.seed}")
+    if "" in values.stop:
+        raise ValueError("--stop is empty: every text contains that")
+    from jaxdec.decoding.methods import METHODS
+    from jaxdec.decoding.sampling import Sampling
+
+    limits = {name: values[name].value for name in ("top_k", "top_p", "min_p") if values[name].value is not None}
+    temperature = values.temperature
+    method = values.method or ("sample" if limits or temperature or values.num_samples > 1 else "greedy")
+    if method not in METHODS:
+        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method!r}")
+    sampling = None
+    if limits or temperature:
+        sampling = Sampling(temperature=1.0 if temperature is None else temperature, **limits)
+        given = {**({"temperature": temperature} if temperature else {}), **limits}
+        named = ", ".join(f"--{name}={value}" for name, value in given.items())
+        if temperature == 0:
+            raise ValueError(f"--temperature=0 is greedy decoding, and {named} was given: drop one")
+        if method == "greedy" or not _takes(method, sampling=sampling):
+            raise ValueError(
+                f"--method={method} does not sample, and {named} was given: drop one, or use --method=sample"
+            )
+    elif method == "sample" and temperature == 0:
+        raise ValueError("--method=sample needs a temperature above 0, and --temperature=0 was given")
+    extra = {name: values[name].value for name in METHOD_OPTIONS if values[name].value is not None}
+    extra |= dict(map(_option, values.option))
+    options = {"method": method, "sampling": sampling, "num_samples": values.num_samples, **extra}
+    method_of(options)  # refuses what is left
+    return {**options, "max_new_tokens": values.max_new_tokens, "raw": values.raw, "stop": values.stop}
+
+
+def _takes(method: str, **option: Any) -> bool:
+    """Whether a method knows an option; what is wrong with its value is told later."""
+    from jaxdec.decoding.methods import build_method
+
+    try:
+        build_method(method, **option)
+    except ValueError as error:
+        return "has no option" not in str(error)
+    return True
+
+
+def method_of(options: dict[str, Any]) -> Any:
+    """The method that the options stand for, without what accompanies the model (tables, a draft model).
+
+    Raises:
+      ValueError: an option that the method does not have, or a value that it does not take.
+    """
+    from jaxdec.decoding.methods import AUTO_NODES, DRAFTERS, build_method
+    from jaxdec.speculation import COMPANIONS
+
+    method = options["method"]
+    other = {*OF_THE_RUN, *COMPANIONS.get(method, ())}
+    own = {name: value for name, value in options.items() if name not in other}
+    if own.get("tree_size") == "auto" and method in DRAFTERS:
+        own["tree_size"] = AUTO_NODES[-1]
+    try:
+        return build_method(**own)
+    except TypeError as error:
+        raise ValueError(f"method {method!r} does not take these options: {str(error).splitlines()[0]}") from None
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``; the value is a Python literal where it is one, else a text."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise ValueError(f"--option={text}: write it as --option=NAME=VALUE")
+    if name in (*OWN, *OF_THE_RUN, *METHOD_OPTIONS):
+        flag = "temperature" if name == "sampling" else name
+        raise ValueError(f"--option={text}: there is a flag for that, --{flag}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def requests(values: flags.FlagValues) -> tuple[list[dict[str, Any]], set[Any]]:
+    """All prompts, ``{"id", "prompt"}`` each, and the ids that ``--out`` has answers to.
+
+    Raises:
+      ValueError: no prompt or two sorts of them, files that are not what they should be.
+    """
+    if (values.prompt is None) == (values.prompt_file is None):
+        both = "both were given" if values.prompt is not None else "neither was given"
+        raise ValueError(f"give one of --prompt and --prompt_file: {both}")
+    if values.prompt is not None:
+        if values.out:
+            raise ValueError("--out goes with --prompt_file; redirect stdout to keep a single answer")
+        if not values.prompt:
+            raise ValueError("--prompt is empty: give at least one character")
+        if not is_text(values.prompt):
+            raise ValueError("--prompt is not UTF-8")
+        return [{"id": 0, "prompt": values.prompt}], set()
+    try:
+        prompts = read_prompts(Path(values.prompt_file).expanduser())
+    except (PromptFileError, OSError) as error:
+        raise ValueError(f"--prompt_file={values.prompt_file}: {_reason(error)}") from None
+    return prompts, set() if values.out is None else _answered(values.out)
+
+
+def _answered(out: str) -> set[Any]:
+    """Ids answered in ``--out``; that it cannot be written to is found out now."""
+    path = Path(out).expanduser()
+    if not path.parent.is_dir():
+        raise ValueError(f"--out={out}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--out={out}: it cannot be written to")
+    try:
+        return finished_ids(path)
+    except (PromptFileError, OSError) as error:
+        raise ValueError(f"--out={out}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error, without the number and the path of one from the system."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

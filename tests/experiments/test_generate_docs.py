@@ -1,0 +1,158 @@
+"""What the pages and the example config say can be run does run: on a tiny model always, on the real one in the slow tests."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import jaxdec
+from configs.generate import colours
+from experiments import generate
+from experiments.benchmarks.smoke_model import write_smoke_model
+from experiments.interrupts import Interrupts
+from jaxdec.checkpoints import registry
+from jaxdec.decoding.methods import METHODS, build_method
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/generate.md")
+FEW = 12  # tokens
+
+
+def blocks(page, language):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    """Lines of the shell blocks that a checkout can run; installing is what CI does with the README's first two blocks."""
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line for line in lines if "pip install" not in line]
+
+
+REAL = pytest.param("smollm2-135m-instruct", marks=[pytest.mark.model, pytest.mark.slow])
+
+
+@pytest.fixture(scope="module", params=["tiny", REAL])
+def model(request, tmp_path_factory):
+    """The model that all names stand for, loaded once."""
+    if request.param != "tiny":
+        yield jaxdec.load(request.param)
+        return
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time is compiling
+    yield jaxdec.load(str(write_smoke_model(tmp_path_factory.mktemp("model") / "tiny.gguf")))
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def quick(model, monkeypatch):
+    """Decode a few tokens with a model that is there, and leave jax's settings alone."""
+    start = jaxdec.Run.__init__
+
+    def few(self, *arguments, max_new_tokens=128, **options):
+        start(self, *arguments, max_new_tokens=min(max_new_tokens, FEW), **options)
+
+    monkeypatch.setattr(jaxdec.Run, "__init__", few)
+    monkeypatch.setattr(jaxdec, "load", lambda name, **options: model, raising=False)
+    monkeypatch.setattr(jaxdec, "enable_compilation_cache", lambda: None, raising=False)
+    monkeypatch.setattr(registry, "resolve", lambda name: name)
+    return model
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run(page, quick, capsys):
+    found = blocks(page, "python")
+    assert found
+    names = {}
+    for block in found:
+        exec(compile(block, page, "exec"), names)
+    assert "Paris" in capsys.readouterr().out or quick.name != "smollm2-135m-instruct"
+
+
+@pytest.mark.slow
+def test_shell_blocks_run(quick, tmp_path, monkeypatch, capsys):
+    found = commands("docs/generate.md")
+    assert len(found) >= 9
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    for line in found:
+        if not line.startswith("python -m "):
+            subprocess.run(["sh", "-c", line], check=True)
+            continue
+        words = shlex.split(line)
+        assert words[:3] == ["python", "-m", "experiments.generate"]
+        assert generate.main(words[2:], Interrupts("")) == 0, line
+        output = capsys.readouterr().out
+        if "--json" in words:
+            assert json.loads(output)["new_tokens"] > 0
+        else:
+            assert output or "--out" in line
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == ["joke", 1]
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_example_config_says_what_it_prints(monkeypatch, capsys):
+    monkeypatch.setattr(jaxdec, "enable_compilation_cache", lambda: None, raising=False)
+    docstring = colours.__doc__ or ""
+    (line,) = re.findall(r"^    python -m (.*)$", docstring, re.MULTILINE)
+    (expected,) = re.findall(r"first is\n\n((?:    .*\n)+)", docstring)
+    monkeypatch.chdir(ROOT)
+    assert generate.main(shlex.split(line), Interrupts("")) == 0
+    assert capsys.readouterr().out.startswith(expected.replace("    ", ""))
+
+
+def test_the_page_names_every_flag_and_no_other():
+    from experiments.generate_flags import define_flags
+
+    page = (ROOT / "docs/generate.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in page.splitlines() if line.startswith("| `--"))
+    assert set(re.findall(r"`--(\w+)`", table)) == set(define_flags()) - {"help"}
+
+
+def test_the_page_says_what_methods_are_and_guarantee():
+    page = (ROOT / "docs/generate.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)[^|]*\| (.*?) \| `(\w+)`, (.*?) \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == list(METHODS)
+    for row in rows:
+        method = build_method(row[0])
+        when = "as it is decoded" if method.incremental else "at the end"
+        assert row[1:] == (type(method).__name__, when, str(method.guarantee), method.reference)
+
+
+def test_the_page_names_every_field():
+    page = (ROOT / "docs/generate.md").read_text(encoding="utf-8")
+    fields = set(jaxdec.Generation.__dataclass_fields__)
+    section = page[page.index("### One JSON object") : page.index("### Files of prompts")]
+    assert fields <= set(re.findall(r"`(\w+)`", section))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_parse_and_use_public_names(page):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "jaxdec":
+                assert node.attr in jaxdec.__all__, f"{page}: jaxdec.{node.attr}"
+
+
+def test_links_of_the_page_lead_somewhere():
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_module_can_be_found_as_the_page_says():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.generate", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.startswith("Generate text from the command line.")
+    assert "--max_new_tokens" in done.stdout
