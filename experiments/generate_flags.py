@@ -45,7 +45,7 @@ def define_flags() -> flags.FlagValues:
     define("multi_string", "option", [], option)
     define("multi_string", "stop", [], "Text that ends the answer; may be given several times.")
     define("integer", "seed", 0, "Seed of all draws, from 0 to 2^32 - 1.")
-    define("string", "dtype", "float32", "float32 or bfloat16.")
+    define("string", "dtype", "float32", "float32, bfloat16 or int8.")
     define("integer", "row_tile", 1, "Pad the rows of matrix products, so that one row and several round alike.")
     define("bool", "raw", False, "Feed the prompt as it is, without the chat template.")
     define("bool", "json", False, "Print one JSON object instead of the text.")

@@ -131,6 +131,10 @@ def test_models_that_cannot_be_read(run_generate, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{")
     model_refused(run_generate, tmp_path, "config.json")
 
+    status, _, err = run_generate("--prompt=a", f"--model={tmp_path / 'model.gguf'}", "--dtype=float7")
+    assert status == 2
+    assert "error: dtype must be one of float32, bfloat16" in err
+
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied", "/secret/config.json")
 
