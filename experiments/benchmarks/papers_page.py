@@ -27,23 +27,31 @@ def papers_page(folder: Path) -> str:
     Raises:
       ValueError: a file lacks what the page shows.
     """
-    lines = []
+    rows, sections = [], []
     for path in sorted(folder.glob("*/metrics.json")):
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             if not metrics.get("smoke"):
-                lines.append(_row(path.parent.name, metrics))
+                rows.append(_row(path.parent.name, metrics))
+                sections.append(_section(path.parent.name, metrics))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} lacks something this page shows: {error!r}") from error
-    if not lines:
+    if not rows:
         return HEADER + "No result yet.\n"
-    columns = ["name", "paper", "file", "guarantee", "reproduced", "claims: measured (reproduced?)"]
-    return HEADER + markdown_table(columns, lines)
+    table = markdown_table(["name", "paper", "file", "guarantee", "claims reproduced"], rows)
+    return HEADER + "\n".join([table, *sections])
 
 
 def _row(name: str, metrics: dict[str, Any]) -> list[str]:
     files = ", ".join(f"[{Path(file).name}](../{file})" for file in metrics["files"])
     claims = metrics["claims"]
-    reproduced = f"{sum(claim['reproduced'] is True for claim in claims)} of {len(claims)}"
-    told = "<br>".join(f"{claim['claim']}: {claim['measured']} ({MARKS[claim['reproduced']]})" for claim in claims)
-    return [f"`{name}`", f"{metrics['title']}, {metrics['source']}", files, metrics["guarantee"], reproduced, told]
+    count = f"{sum(claim['reproduced'] is True for claim in claims)} of {len(claims)}"
+    paper = f"{metrics['title']}, {metrics['source']}"
+    return [f"[`{name}`](#{name})", paper, files, metrics["guarantee"], count]
+
+
+def _section(name: str, metrics: dict[str, Any]) -> str:
+    """A paper's claims, one per line."""
+    claims = [[claim["claim"], claim["measured"], MARKS[claim["reproduced"]]] for claim in metrics["claims"]]
+    report = f"[Report](../benchmarks/results/papers/{name}/report.md), with the reasons and the figures."
+    return f"## {name}\n\n{markdown_table(['claim', 'measured', 'reproduced'], claims)}\n{report}\n"

@@ -26,18 +26,22 @@ def test_rows_by_name_with_every_claim(tmp_path):
     store(tmp_path, "zeta", METRICS)
     store(tmp_path, "alpha", {**METRICS, "claims": METRICS["claims"][:1]})
     lines = papers_page(tmp_path).splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
-    assert [row[0] for row in rows] == ["`alpha`", "`zeta`"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [`")]
+    assert [row[0] for row in rows] == ["[`alpha`](#alpha)", "[`zeta`](#zeta)"]
     assert rows[1][1:5] == [
         "Diverse Beam Search, arXiv 1610.02424",
         "[diverse_beam_search.py](../jaxdec/decoding/diverse_beam_search.py), [diversity.py](../jaxdec/decoding/diversity.py)",
         "token_identical",
         "1 of 3",
     ]
-    assert rows[1][5] == (
-        "more distinct 4-grams: 1.9 times (yes)<br>better oracle BLEU: no (**no**)<br>humans prefer it: not asked (open)"
-    )
     assert rows[0][4] == "1 of 1"
+    begin = lines.index("## zeta")
+    assert lines[begin + 4 : begin + 7] == [
+        "| more distinct 4-grams | 1.9 times | yes |",
+        "| better oracle BLEU | no | **no** |",
+        "| humans prefer it | not asked | open |",
+    ]
+    assert "(../benchmarks/results/papers/zeta/report.md)" in lines[begin + 8]
 
 
 def test_no_result(tmp_path):

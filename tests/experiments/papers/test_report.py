@@ -57,7 +57,7 @@ def test_the_papers_page_can_read_it(tmp_path):
     write_json(tmp_path / "a_paper" / "metrics.json", METRICS | ADDED)
     page = papers_page(tmp_path)
     assert "1 of 3" in page
-    assert "it is faster: 1.9 times (yes)" in page
+    assert "| it is faster | 1.9 times | yes |" in page
 
 
 def test_a_smoke_run_judges_nothing():
