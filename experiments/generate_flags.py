@@ -12,23 +12,61 @@ from experiments.config_file import apply_config
 from experiments.prompts import PromptFileError, finished_ids, is_text, read_prompts
 
 METHOD_OPTIONS = ("num_beams", "num_groups", "diversity_strength", "diversity", "length_penalty")
+SPECULATIVE_OPTIONS = {
+    "tree_size": "tree_size",
+    "verification": "verification",
+    "search": "search",
+    "draft": "draft_model",
+    "draft_layers": "draft_layers",
+    "datastore": "datastore",
+    "trigram_table": "trigram_table",
+}
+"""Options of speculative methods, and the flag of each."""
+FILES = ("datastore", "trigram_table")
 OWN = ("method", "sampling", "num_samples")
 OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop")
 RIVALS = {"prompt": "prompt_file", "prompt_file": "prompt"}
 
 
-def define_flags() -> flags.FlagValues:
-    """The flags of the command, in a set of their own."""
+class _TreeSize(flags.ArgumentParser):
+    """A number of nodes, or ``"auto"``."""
+
+    syntactic_help = "a number or auto"
+
+    def parse(self, argument: Any) -> Any:
+        """The number, or ``"auto"``.
+
+        Raises:
+          ValueError: neither.
+        """
+        text = str(argument)
+        if text == "auto":
+            return text
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError("it must be a number of nodes, at least 1, or auto")
+        return int(text)
+
+    def flag_type(self) -> str:
+        """For ``--help``."""
+        return "number or auto"
+
+
+def define_flags(leave_out: Sequence[str] = ()) -> flags.FlagValues:
+    """The flags of the command, in a set of their own; other commands leave some out."""
     values = flags.FlagValues()
 
     def define(kind: str, name: str, default: Any, text: str) -> None:
-        getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values)
+        if name not in leave_out:
+            getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values)
 
     define("string", "prompt", None, "Text to answer.")
     define("string", "prompt_file", None, 'JSONL file: {"prompt": ...} or {"messages": [...]} and "id" in each line.')
     model = "Name, GGUF file, Hugging Face or Orbax folder, or hf:owner/name."
     define("string", "model", "smollm2-135m-instruct", model)
-    method = "greedy, sample, beam, diverse_beam, ...; greedy by default, or sample where a sampling flag is given."
+    method = (
+        "greedy, sample, beam, diverse_beam, prompt_lookup, lookahead, suffix_retrieval, draft_model, aded; greedy by "
+    )
+    method += "default, or sample where a sampling flag is given."
     define("string", "method", None, method)
     define("integer", "max_new_tokens", 128, "Tokens to generate at most.")
     define("float", "temperature", None, "Divides the logits; 0 is greedy decoding.")
@@ -41,7 +79,18 @@ def define_flags() -> flags.FlagValues:
     define("float", "diversity_strength", None, "Weight of the diversity term (diverse_beam).")
     define("string", "diversity", None, "Kind of diversity term (diverse_beam).")
     define("float", "length_penalty", None, "Exponent of the length in a beam's score (beam, diverse_beam).")
-    option = "NAME=VALUE of a further field of the method, such as tree_size=8; may be given several times."
+    size = (
+        "Nodes of a draft tree, or auto: what pays on this machine, measured on first use; auto where a method has it."
+    )
+    if "tree_size" not in leave_out:
+        flags.DEFINE(_TreeSize(), "tree_size", None, size, flag_values=values)
+    define("string", "verification", None, "exact, or typical, which changes the text (speculative methods).")
+    define("string", "draft_model", None, "Second model that guesses: what --model takes (draft_model).")
+    define("list", "draft_layers", None, "Layers of the model that guess instead, such as 0,3,6 (draft_model).")
+    define("string", "datastore", None, "File of python -m experiments.datastore --kind=suffix (suffix_retrieval).")
+    define("string", "trigram_table", None, "File of python -m experiments.datastore --kind=trigram (aded).")
+    define("string", "search", None, "best_first or puct (aded).")
+    option = "NAME=VALUE of a further field of the method, such as max_ngram=4; may be given several times."
     define("multi_string", "option", [], option)
     define("multi_string", "stop", [], "Text that ends the answer; may be given several times.")
     define("integer", "seed", 0, "Seed of all draws, from 0 to 2^32 - 1.")
@@ -83,7 +132,7 @@ def run_options(values: flags.FlagValues) -> dict[str, Any]:
       ValueError: flags that make no sense, alone or together.
     """
     for name in ("batch_size", "max_new_tokens", "num_samples", "row_tile"):
-        if getattr(values, name) < 1:
+        if name in values and getattr(values, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(values, name)}")
     if not 0 <= values.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2^32 - 1, got {values.seed}")
@@ -111,10 +160,40 @@ def run_options(values: flags.FlagValues) -> dict[str, Any]:
     elif method == "sample" and temperature == 0:
         raise ValueError("--method=sample needs a temperature above 0, and --temperature=0 was given")
     extra = {name: values[name].value for name in METHOD_OPTIONS if values[name].value is not None}
+    extra |= speculative_options(values, method)
     extra |= dict(map(_option, values.option))
     options = {"method": method, "sampling": sampling, "num_samples": values.num_samples, **extra}
     method_of(options)  # refuses what is left
     return {**options, "max_new_tokens": values.max_new_tokens, "raw": values.raw, "stop": values.stop}
+
+
+def speculative_options(values: flags.FlagValues, method: str) -> dict[str, Any]:
+    """Options that the flags of speculative methods stand for; ``tree_size`` is ``"auto"`` where the method has one.
+
+    Raises:
+      ValueError: a value that is not what it should be, or a file that is missing.
+    """
+    from jaxdec.decoding.methods import DRAFTERS, options_of
+
+    set_ = {name: values[flag].value for name, flag in SPECULATIVE_OPTIONS.items()}
+    given: dict[str, Any] = {name: value for name, value in set_.items() if value is not None}
+    if method in DRAFTERS and "tree_size" in options_of(method):
+        given.setdefault("tree_size", "auto")
+    if "draft_layers" in given:
+        layers = [str(layer) for layer in given["draft_layers"]]
+        if not layers or not all(layer.isdecimal() for layer in layers):
+            raise ValueError(f"--draft_layers must be numbers like 0,3,6, got {','.join(layers)!r}")
+        given["draft_layers"] = tuple(map(int, layers))
+    for name in FILES:
+        if name in given and not Path(given[name]).expanduser().is_file():
+            raise ValueError(
+                f"--{name}={given[name]}: there is no such file; python -m experiments.datastore makes them"
+            )
+    if method == "suffix_retrieval" and "datastore" not in given:
+        raise ValueError("--method=suffix_retrieval needs --datastore: python -m experiments.datastore --kind=suffix")
+    if {"draft", "draft_layers"} <= set(given):
+        raise ValueError("give one of --draft_model and --draft_layers, not both")
+    return given
 
 
 def _takes(method: str, **option: Any) -> bool:
@@ -153,8 +232,8 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals):
         raise ValueError(f"--option={text}: write it as --option=NAME=VALUE")
-    if name in (*OWN, *OF_THE_RUN, *METHOD_OPTIONS):
-        flag = "temperature" if name == "sampling" else name
+    if name in (*OWN, *OF_THE_RUN, *METHOD_OPTIONS, *SPECULATIVE_OPTIONS):
+        flag = "temperature" if name == "sampling" else SPECULATIVE_OPTIONS.get(name, name)
         raise ValueError(f"--option={text}: there is a flag for that, --{flag}")
     try:
         return name, ast.literal_eval(value)

@@ -7,7 +7,7 @@ import pytest
 
 import jaxdec
 from experiments.answers import summary
-from experiments.generate_flags import define_flags, method_of, parse, run_options
+from experiments.generate_flags import SPECULATIVE_OPTIONS, define_flags, method_of, parse, run_options
 from jaxdec.decoding import Autoregressive, BeamSearch, DiverseBeamSearch, Sampling
 from jaxdec.decoding.methods import AUTO_NODES, build_method
 from tests.experiments.prompt_files import read_lines, write_lines
@@ -61,24 +61,53 @@ def test_other_flags_become_options():
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--option=tree_size=4"], build_method("prompt_lookup", tree_size=4)),
-        (["--option=tree_size=auto"], build_method("prompt_lookup", tree_size=AUTO_NODES[-1])),  # sizes come with the model
-        (["--option=verification=typical", "--temperature=0.5", "--option=tree_size=2"],
+        (["prompt_lookup", "--tree_size=4"], build_method("prompt_lookup", tree_size=4)),
+        (["prompt_lookup", "--tree_size=auto"], build_method("prompt_lookup", tree_size=AUTO_NODES[-1])),
+        (["prompt_lookup", "--option=max_ngram=2"], build_method("prompt_lookup", tree_size=AUTO_NODES[-1], max_ngram=2)),
+        (["prompt_lookup", "--verification=typical", "--temperature=0.5", "--tree_size=2"],
          build_method("prompt_lookup", verification="typical", tree_size=2, sampling=Sampling(0.5))),
+        (["aded", "--search=puct"], build_method("aded", search="puct", tree_size=AUTO_NODES[-1])),
+        (["lookahead"], build_method("lookahead")),
     ],
 )  # fmt: skip
 def test_options_are_fields_of_the_method(flags, expected):
     values = define_flags()
-    parse(values, ["generate", "--prompt=abc", "--method=prompt_lookup", *flags])
+    parse(values, ["generate", "--prompt=abc", f"--method={flags[0]}", *flags[1:]])
     assert method_of(run_options(values)) == expected
+
+
+def test_flags_of_speculative_methods_become_options(tmp_path):
+    (tmp_path / "data").write_text("")
+    config = tmp_path / "config.py"
+    config.write_text("def get_config():\n    return {'tree_size': 5, 'draft_layers': [0, 3]}\n")
+    file = tmp_path / "data"
+
+    def options(method, *flags):
+        values = define_flags()
+        parse(values, ["generate", "--prompt=abc", f"--method={method}", *map(str, flags)])
+        every = run_options(values)
+        return {name: every[name] for name in set(every) & set(SPECULATIVE_OPTIONS)}
+
+    # What pays on this machine is the default where a method can choose.
+    assert options("suffix_retrieval", f"--datastore={file}") == {"tree_size": "auto", "datastore": str(file)}
+    assert options("aded", f"--trigram_table={file}", "--tree_size=3") == {"tree_size": 3, "trigram_table": str(file)}
+    assert options("draft_model", "--draft_layers=0,2") == {"draft_layers": (0, 2)}
+    assert options("draft_model", "--draft_model=m.gguf") == {"draft": "m.gguf"}
+    assert options("greedy") == options("lookahead") == options("draft_model") == {}
+    values = define_flags()
+    parse(values, ["generate", f"--config={config}"])
+    assert (values.tree_size, values.draft_layers) == (5, [0, 3])
 
 
 def test_options_are_literals_or_texts():
     values = define_flags()
-    flags = ["--option=draft_layers=[0, 2]", "--option=branching=(2, 1)", "--option=draft=a=b"]
-    parse(values, ["generate", "--prompt=abc", "--method=draft_model", *flags])
-    options = run_options(values)
-    assert (options["draft_layers"], options["branching"], options["draft"]) == ([0, 2], (2, 1), "a=b")
+    flags = ["--option=branching=(2, 1)", "--option=prefer=a=b"]
+    parse(values, ["generate", "--prompt=abc", "--method=draft_model", flags[0]])
+    assert run_options(values)["branching"] == (2, 1)
+    values = define_flags()
+    parse(values, ["generate", "--prompt=abc", "--method=prompt_lookup", flags[1]])
+    with pytest.raises(ValueError, match="prefer must be 'earliest' or 'latest', got 'a=b'"):
+        run_options(values)
 
 
 def test_companions_are_read_once(ask_generate, tiny_gguf, tmp_path, monkeypatch):
@@ -87,7 +116,7 @@ def test_companions_are_read_once(ask_generate, tiny_gguf, tmp_path, monkeypatch
     monkeypatch.setattr(jaxdec, "load", lambda *a, **k: loaded.append(a) or load(*a, **k), raising=False)
     prompts = write_lines(tmp_path / "prompts.jsonl", {"prompt": "abc"}, {"prompt": "de"}, {"prompt": "fg"})
     flags = (f"--prompt_file={prompts}", "--batch_size=1", "--max_new_tokens=9")
-    answer = ask_generate(*flags, "--method=draft_model", f"--option=draft={tiny_gguf}", "--option=branching=(1, 1)")
+    answer = ask_generate(*flags, "--method=draft_model", f"--draft_model={tiny_gguf}", "--option=branching=(1, 1)")
     assert loaded == [(str(tiny_gguf),)] * 2  # the model and its draft, for three batches
     assert answer["tokens_per_call"] > 2
     plain = ask_generate(*flags)

@@ -38,9 +38,22 @@ BAD = [
     (["--prompt=a", "--method=beam", "--num_samples=2"], "method 'beam' has no option 'num_samples'"),
     (["--prompt=a", "--num_beams=2"], "method 'greedy' has no option 'num_beams'"),
     (["--prompt=a", "--method=beam", "--num_beams=0"], "num_beams must be at least 1, got 0"),
-    (["--prompt=a", "--option=tree_size=4"], "method 'greedy' has no option 'tree_size'"),
-    (["--prompt=a", "--method=prompt_lookup", "--option=tree_size=0"], "tree_size must be a number of nodes, at least 1"),
-    (["--prompt=a", "--method=prompt_lookup", "--option=tree_size=many"], "tree_size must be a number of nodes, at least 1"),
+    (["--prompt=a", "--tree_size=4"], "method 'greedy' has no option 'tree_size'"),
+    (["--prompt=a", "--method=lookahead", "--tree_size=auto"], "method 'lookahead' has no option 'tree_size'"),
+    (["--prompt=a", "--method=prompt_lookup", "--tree_size=0"], "it must be a number of nodes, at least 1, or auto"),
+    (["--prompt=a", "--method=aded", "--tree_size=many"], "flag --tree_size=many: it must be a number of nodes"),
+    (["--prompt=a", "--method=aded", "--option=tree_size=4"], "there is a flag for that, --tree_size"),
+    (["--prompt=a", "--method=draft_model", "--option=draft=x"], "there is a flag for that, --draft_model"),
+    (["--prompt=a", "--method=aded", "--search=wide"], "search must be one of best_first, puct, got 'wide'"),
+    (["--prompt=a", "--method=prompt_lookup", "--search=puct"], "method 'prompt_lookup' has no option 'search'"),
+    (["--prompt=a", "--method=aded", "--verification=kind"], "verification must be one of exact, typical, got 'kind'"),
+    (["--prompt=a", "--method=suffix_retrieval"], "--method=suffix_retrieval needs --datastore"),
+    (["--prompt=a", "--method=suffix_retrieval", "--datastore=/nowhere"], "--datastore=/nowhere: there is no such file"),
+    (["--prompt=a", "--method=aded", "--trigram_table=/nowhere"], "--trigram_table=/nowhere: there is no such file"),
+    (["--prompt=a", "--method=draft_model", "--draft_layers=0,x"], "--draft_layers must be numbers like 0,3,6, got '0,x'"),
+    (["--prompt=a", "--method=draft_model", "--draft_layers="], "--draft_layers must be numbers like 0,3,6, got ''"),
+    (["--prompt=a", "--method=draft_model", "--draft_layers=0", "--draft_model=x"], "give one of --draft_model and"),
+    (["--prompt=a", "--draft_layers=0"], "method 'greedy' has no option 'draft_layers'"),
     (["--prompt=a", "--method=beam", "--option=num_return=many"], "method 'beam' does not take these options"),
     (["--prompt=a", "--option=tree_size"], "--option=tree_size: write it as --option=NAME=VALUE"),
     (["--prompt=a", "--option=num_beams=4"], "--option=num_beams=4: there is a flag for that, --num_beams"),
@@ -96,7 +109,9 @@ def test_bad_files_are_one_clear_line_before_a_model_is_loaded(run_generate, no_
     config = tmp_path / "config.py"
     config.write_text("def get_config():\n    return {'maximum': 4}\n")
     refused(
-        run_generate, ["--prompt=a", f"--config={config}"], "unknown field 'maximum'; known: batch_size, diversity, "
+        run_generate,
+        ["--prompt=a", f"--config={config}"],
+        "unknown field 'maximum'; known: batch_size, datastore, diversity, ",
     )
     config.write_text("def get_config()\n    return {}\n")
     refused(run_generate, ["--prompt=a", f"--config={config}"], f"--config={config}: SyntaxError: expected ':'")
