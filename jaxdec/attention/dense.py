@@ -83,19 +83,18 @@ def _attend_blocks(
     key_block: int,
 ) -> Float[Array, "B G N E"]:
     """Attention of ``N`` query rows per key/value head, block by block."""
-    batch, num_kv_heads, rows, head_dim = queries.shape
+    batch, num_kv_heads, rows, _ = queries.shape
     capacity = keys.shape[2]
     accumulate = jnp.promote_types(keys.dtype, jnp.float32)
-    sizes = (batch, num_kv_heads, key_block, head_dim)
 
     def merge(index, carry):
         top, total, out = carry
         first = index * key_block
         start = jnp.minimum(first, capacity - key_block)  # a last, shorter block overlaps the one before
         slot = start + jnp.arange(key_block)
-        block_keys = jax.lax.dynamic_slice(keys, (0, 0, start, 0), sizes)
-        block_values = jax.lax.dynamic_slice(values, (0, 0, start, 0), sizes)
-        readable = jax.lax.dynamic_slice(allowed, (0, 0, start), (batch, rows, key_block)) & (slot >= first)
+        block_keys = jax.lax.dynamic_slice_in_dim(keys, start, key_block, axis=2)
+        block_values = jax.lax.dynamic_slice_in_dim(values, start, key_block, axis=2)
+        readable = jax.lax.dynamic_slice_in_dim(allowed, start, key_block, axis=2) & (slot >= first)
         used = (slot < end[:, None])[:, None, :, None]
         scores = jnp.einsum("bgne,bgse->bgns", queries, block_keys, preferred_element_type=accumulate)
         scores = jnp.where(readable[:, None], scores, MASKED)
