@@ -121,7 +121,8 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> bool:
         return False
     if values.config is not None:
         names = sorted(set(values) - {"config", "help"})
-        apply_config(Path(values.config).expanduser(), values, names, RIVALS)
+        rivals = {name: rival for name, rival in RIVALS.items() if rival in values}
+        apply_config(Path(values.config).expanduser(), values, names, rivals)
     return True
 
 

@@ -48,3 +48,12 @@ def load_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
     if facts.get("kind") != kind:
         raise CheckpointError(f"{path} is no {kind}: it says it is {facts.get('kind', 'nothing')!r}")
     return arrays, facts
+
+
+def kind_of(path: Path) -> str | None:
+    """What kind of arrays a file says it holds; None if it is no such file."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("kind")
+    except (safetensors.SafetensorError, OSError):
+        return None

@@ -48,11 +48,25 @@ def take_companions(method: Any, options: dict[str, Any], lm: LoadedModel) -> di
     for name in ("trigram_table", "adaptive_table"):
         if name in given:
             companions[name] = _from_file(given[name], TrigramTable, load_trigram_table, name)
+    _check_vocabularies(companions, lm)
     if method == "suffix_retrieval" and not {"datastore"} & (set(companions) | set(lm.model.companions)):
         raise ValueError(
             "method 'suffix_retrieval' needs the option datastore: a file made by python -m experiments.datastore"
         )
     return companions
+
+
+def _check_vocabularies(companions: dict[str, PyTree], lm: LoadedModel) -> None:
+    """Refuse tables of another tokenizer: its ids stand for other tokens, though there may be as many."""
+    made_with = {name: getattr(companion, "vocabulary", "") for name, companion in companions.items()}
+    if any(made_with.values()):
+        ours = lm.tokenizer.vocabulary_sha256
+        for name, theirs in made_with.items():
+            if theirs not in ("", ours):
+                raise ValueError(
+                    f"the {name} was made with another tokenizer than that of {lm.name}: make one with "
+                    f"python -m experiments.datastore --model={lm.name}"
+                )
 
 
 def _from_file(value: Any, kind: type, read: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Text to token ids and back, with the ``tokenizers`` library; tokenizers stored in GGUF files are rebuilt."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,15 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def vocabulary_sha256(self) -> str:
+        """SHA-256 over all tokens with their ids: tables of token ids made with one tokenizer mean nothing to another.
+
+        Two files of one model, such as GGUF and ``tokenizer.json``, agree here unless one of them has padding tokens.
+        """
+        tokens = sorted(self.backend.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
 
     def encode(self, text: str, add_bos: bool = True) -> list[int]:
         """Token ids of ``text``; markers such as ``<|im_start|>`` become their own ids."""

@@ -12,7 +12,7 @@ from jaxdec.models.config import DecoderConfig
 from jaxdec.tokenizers import Tokenizer
 from jaxdec.typing import PyTree
 
-__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError", "checkpoint_format", "load_checkpoint"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,23 @@ def load_checkpoint(path: Path, dtype: Any = jnp.float32) -> Checkpoint:
     """
     # The readers are imported when needed: orbax alone costs a second of start-up.
     path = Path(path)
+    kind = checkpoint_format(path)
+    if kind == "gguf":
+        from jaxdec.checkpoints.gguf import read_gguf as read
+    elif kind == "orbax":
+        from jaxdec.checkpoints.orbax import read_orbax as read
+    else:
+        from jaxdec.checkpoints.hf_directory import read_hf_directory as read
+    return Checkpoint(*read(path, dtype))
+
+
+def checkpoint_format(path: Path) -> str:
+    """``"gguf"`` (any file that is nothing else we know), ``"orbax"`` or ``"hf"``.
+
+    Raises:
+      FileNotFoundError: nothing at ``path``.
+      CheckpointError: not a checkpoint we read.
+    """
     if not path.exists():
         raise FileNotFoundError(f"no file or folder at {path}")
     if path.is_file():
@@ -44,13 +61,11 @@ def load_checkpoint(path: Path, dtype: Any = jnp.float32) -> Checkpoint:
             raise CheckpointError(
                 f"{path} is a weights file alone: give its folder, with config.json and tokenizer.json"
             )
-        from jaxdec.checkpoints.gguf import read_gguf as read
-    elif (path / ORBAX_CONFIG).exists():
-        from jaxdec.checkpoints.orbax import read_orbax as read
-    elif (path / HF_CONFIG).exists():
-        from jaxdec.checkpoints.hf_directory import read_hf_directory as read
-    else:
-        files = sorted(entry.name for entry in path.glob("*.gguf"))
-        hint = f"; for the GGUF file in it, give {path / files[0]}" if files else ""
-        raise CheckpointError(f"{path} has neither {HF_CONFIG} (Hugging Face) nor {ORBAX_CONFIG} (Orbax){hint}")
-    return Checkpoint(*read(path, dtype))
+        return "gguf"
+    if (path / ORBAX_CONFIG).exists():
+        return "orbax"
+    if (path / HF_CONFIG).exists():
+        return "hf"
+    files = sorted(entry.name for entry in path.glob("*.gguf"))
+    hint = f"; for the GGUF file in it, give {path / files[0]}" if files else ""
+    raise CheckpointError(f"{path} has neither {HF_CONFIG} (Hugging Face) nor {ORBAX_CONFIG} (Orbax){hint}")

@@ -23,21 +23,24 @@ class Datastore(struct.PyTreeNode):
     Attributes:
       tokens: the collection; -1 stands between texts and is never matched.
       suffixes: positions, ordered by the text that begins at each.
-      vocab_size: of the tokenizer it was made with.
+      vocab_size: of the model it was made for.
+      vocabulary: ``vocabulary_sha256`` of the tokenizer it was made with; empty if that is not known.
     """
 
     tokens: Int[Array, "M"]
     suffixes: Int[Array, "M"]
     vocab_size: int = struct.field(pytree_node=False)
+    vocabulary: str = struct.field(pytree_node=False, default="")
 
 
-def build_datastore(texts: list[list[int]], vocab_size: int, ordered: int = 32) -> Datastore:
+def build_datastore(texts: list[list[int]], vocab_size: int, ordered: int = 32, vocabulary: str = "") -> Datastore:
     """Build a datastore from token lists, on the host.
 
     Args:
       texts: token ids of each text.
-      vocab_size: of the tokenizer.
+      vocab_size: of the model.
       ordered: tokens that suffixes are compared by; rounded up to a power of two.
+      vocabulary: see :class:`Datastore`.
 
     Raises:
       ValueError: no token at all, or a token outside the vocabulary.
@@ -56,13 +59,13 @@ def build_datastore(texts: list[list[int]], vocab_size: int, ordered: int = 32) 
         rank = np.unique(rank * (len(rank) + 2) + behind, return_inverse=True)[1].astype(np.int64)
         reach *= 2
     suffixes = np.argsort(rank, kind="stable")
-    return Datastore(jnp.asarray(flat, jnp.int32), jnp.asarray(suffixes, jnp.int32), vocab_size)
+    return Datastore(jnp.asarray(flat, jnp.int32), jnp.asarray(suffixes, jnp.int32), vocab_size, vocabulary)
 
 
 def save_datastore(path: Path, datastore: Datastore) -> None:
     """Write a datastore to one file, whole or not at all."""
     arrays = {name: np.asarray(getattr(datastore, name)) for name in ("tokens", "suffixes")}
-    save_arrays(path, KIND, arrays, vocab_size=datastore.vocab_size)
+    save_arrays(path, KIND, arrays, vocab_size=datastore.vocab_size, vocabulary=datastore.vocabulary)
 
 
 def load_datastore(path: Path) -> Datastore:
@@ -73,4 +76,5 @@ def load_datastore(path: Path) -> Datastore:
       CheckpointError: not a datastore, or cut short.
     """
     arrays, facts = load_arrays(path, KIND)
-    return Datastore(jnp.asarray(arrays["tokens"]), jnp.asarray(arrays["suffixes"]), int(facts["vocab_size"]))
+    tokens, suffixes = jnp.asarray(arrays["tokens"]), jnp.asarray(arrays["suffixes"])
+    return Datastore(tokens, suffixes, int(facts["vocab_size"]), facts.get("vocabulary", ""))

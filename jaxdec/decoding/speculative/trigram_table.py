@@ -32,13 +32,15 @@ class TrigramTable(struct.PyTreeNode):
       pairs: the pair at each place; -1 where there is none.
       successors: their successors; -1 where there is none. In a table that was built, the heaviest first.
       weights: their weights; 0 where there is no successor.
-      vocab_size: of the tokenizer it was made with.
+      vocab_size: of the model it was made for.
+      vocabulary: ``vocabulary_sha256`` of the tokenizer it was made with; empty if that is not known.
     """
 
     pairs: Int[Array, "... C 2"]
     successors: Int[Array, "... C S"]
     weights: Float[Array, "... C S"]
     vocab_size: int = struct.field(pytree_node=False)
+    vocabulary: str = struct.field(pytree_node=False, default="")
 
     @classmethod
     def empty(cls, capacity: int, vocab_size: int) -> "TrigramTable":
@@ -104,13 +106,16 @@ def together(
     return jnp.where(best > 0, tokens[index], EMPTY), best
 
 
-def build_trigram_table(texts: list[list[int]], vocab_size: int, successors: int = SUCCESSORS) -> TrigramTable:
+def build_trigram_table(
+    texts: list[list[int]], vocab_size: int, successors: int = SUCCESSORS, vocabulary: str = ""
+) -> TrigramTable:
     """Count the tri-grams of texts, on the host.
 
     Args:
       texts: token ids of each text; texts of fewer than three tokens count for nothing.
-      vocab_size: of the tokenizer.
+      vocab_size: of the model.
       successors: successors kept per pair, at most :data:`SUCCESSORS`.
+      vocabulary: see :class:`TrigramTable`.
 
     Raises:
       ValueError: no tri-gram at all, a token outside the vocabulary, or ``successors`` out of range.
@@ -139,7 +144,7 @@ def build_trigram_table(texts: list[list[int]], vocab_size: int, successors: int
     ids[owner[kept], rank[kept]] = unique[order[kept], 1]
     masses[owner[kept], rank[kept]] = weights[order[kept]]
     pairs = np.stack(np.divmod(pair_ids, vocab_size), axis=1).astype(np.int32)
-    return _place(pairs, ids, masses, vocab_size)
+    return _place(pairs, ids, masses, vocab_size).replace(vocabulary=vocabulary)
 
 
 def _place(pairs: np.ndarray, ids: np.ndarray, masses: np.ndarray, vocab_size: int) -> TrigramTable:
@@ -183,7 +188,7 @@ def _probes(pair: Int[Array, "2"], capacity: int) -> Int[Array, "P"]:
 def save_trigram_table(path: Path, table: TrigramTable) -> None:
     """Write a table to one file, whole or not at all."""
     arrays = {name: np.asarray(getattr(table, name)) for name in ("pairs", "successors", "weights")}
-    save_arrays(path, KIND, arrays, vocab_size=table.vocab_size)
+    save_arrays(path, KIND, arrays, vocab_size=table.vocab_size, vocabulary=table.vocabulary)
 
 
 def load_trigram_table(path: Path) -> TrigramTable:
@@ -198,4 +203,4 @@ def load_trigram_table(path: Path) -> TrigramTable:
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise CheckpointError(f"{path} holds weights that are negative or not finite")
     named = {name: jnp.asarray(arrays[name]) for name in ("pairs", "successors", "weights")}
-    return TrigramTable(**named, vocab_size=int(facts["vocab_size"]))
+    return TrigramTable(**named, vocab_size=int(facts["vocab_size"]), vocabulary=facts.get("vocabulary", ""))
