@@ -13,6 +13,7 @@ import configs.papers
 import experiments.papers
 from experiments.papers.command import define_flags, kind, merged, papers, run_command
 
+ALL_PAPERS = sorted([*papers(), "made_up"])
 REPLICA = """
 import sys
 from experiments.papers.parts import Parts
@@ -141,8 +142,8 @@ def test_a_config_that_does_not_fit_is_refused(made_up, tmp_path, capsys, body, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--paper=nonsense"], "--paper must be one of diverse_beam_search, made_up, or list; got 'nonsense'"),
-        ([], "--paper must be one of diverse_beam_search, made_up, or list; none was given"),
+        (["--paper=nonsense"], f"--paper must be one of {', '.join(ALL_PAPERS)}, or list; got 'nonsense'"),
+        ([], f"--paper must be one of {', '.join(ALL_PAPERS)}, or list; none was given"),
         (["--paper=made_up", "--config=/nowhere.py"], "--config=/nowhere.py: no such file"),
         (["--paper=made_up", "--out=/dev/null/x"], "/dev/null"),
         (["--paper=made_up", "--nonsense=1"], "Unknown command line flag 'nonsense'"),
@@ -165,8 +166,9 @@ def test_help_and_list(made_up, capsys):
     assert shown.startswith("What it does.")
     assert made_up("--paper=list") == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith("diverse_beam_search: Diverse beam search (Vijayakumar et al. 2016)")
-    assert shown[1] == "made_up: Adds numbers up."
+    assert [line.partition(":")[0] for line in shown] == ALL_PAPERS
+    assert any(line.startswith("diverse_beam_search: Diverse beam search (Vijayakumar et al. 2016)") for line in shown)
+    assert "made_up: Adds numbers up." in shown
 
 
 def test_every_paper_has_what_it_needs():

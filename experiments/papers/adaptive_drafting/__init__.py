@@ -1,0 +1,1 @@
+"""Parts of the replica of ADED (:mod:`experiments.papers.aded`)."""
