@@ -1,4 +1,7 @@
-"""Pages from results: ``docs/benchmarks.md``, ``docs/papers.md`` and the figures. No number in them is typed by hand."""
+"""Pages from results: ``docs/benchmarks.md``, ``docs/papers.md``, ``docs/evaluation.md`` and the figures.
+
+No number in them is typed by hand.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +13,8 @@ from rich.console import Console
 
 from experiments.benchmarks import figures
 from experiments.benchmarks.papers_page import papers_page
+from experiments.evaluation import figures as evaluation_figures
+from experiments.evaluation import page as evaluation
 from experiments.record import markdown_table, write_text
 
 SUITES = ("cpu_decode", "gpu_decode")
@@ -120,10 +125,18 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
     if not results.is_dir():
         raise FileNotFoundError(f"--out: there is no folder {results}")
     newest = {suite: newest_results(results, suite) for suite in SUITES}
-    pages = {docs / "benchmarks.md": benchmarks_page(newest), docs / "papers.md": papers_page(results / "papers")}
+    evaluations = evaluation.newest_results(results / "evaluation")
+    pages = {
+        docs / "benchmarks.md": benchmarks_page(newest),
+        docs / "papers.md": papers_page(results / "papers"),
+        docs / "evaluation.md": evaluation.evaluation_page(evaluations),
+    }
     if check:
         stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
         drawn = [results / name for document in newest["cpu_decode"] for name in figures.names(document)]
+        drawn += [
+            results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
+        ]
         stale += [path for path in drawn if not path.is_file()]
         for path in stale:
             what = "is not what the results say" if path.is_file() else "is missing"
@@ -133,6 +146,8 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         return 1 if stale else 0
     for document in newest["cpu_decode"]:
         figures.draw(document, results)
+    for document in evaluations:
+        evaluation_figures.draw(document, results / "evaluation")
     for path, text in pages.items():
         write_text(path, text)
         say(console, f"wrote {path}")

@@ -1,0 +1,1 @@
+"""Evaluation of decoding methods on tasks: what ``python -m experiments.evaluate`` runs."""
