@@ -1,6 +1,7 @@
 """What the pages and the example config say can be run does run: on a tiny model always, on the real one in the slow tests."""
 
 import ast
+import dataclasses
 import json
 import re
 import shlex
@@ -14,15 +15,19 @@ import pytest
 
 import jaxdec
 from configs.generate import colours
-from experiments import generate
+from experiments import datastore, generate, trace
 from experiments.benchmarks.smoke_model import write_smoke_model
 from experiments.interrupts import Interrupts
-from jaxdec.checkpoints import registry
-from jaxdec.decoding.methods import METHODS, build_method
+from jaxdec import speculation
+from jaxdec.checkpoints import registry, vocabulary
+from jaxdec.decoding.methods import DRAFTERS, METHODS, build_method
+from jaxdec.decoding.sampling import GREEDY, Sampling
+from jaxdec.decoding.speculative import step_cost, verification
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/generate.md")
+PAGES = ("README.md", "docs/generate.md", "docs/speculative.md")
 FEW = 12  # tokens
+LAUNCHERS = {f"experiments.{module.__name__.split('.')[-1]}": module.main for module in (datastore, generate, trace)}
 
 
 def blocks(page, language):
@@ -63,6 +68,10 @@ def quick(model, monkeypatch):
     monkeypatch.setattr(jaxdec, "load", lambda name, **options: model, raising=False)
     monkeypatch.setattr(jaxdec, "enable_compilation_cache", lambda: None, raising=False)
     monkeypatch.setattr(registry, "resolve", lambda name: name)
+    read = vocabulary.Vocabulary(model.tokenizer, model.model.vocab_size)
+    monkeypatch.setattr(vocabulary, "read_vocabulary", lambda path: read)
+    for module in (speculation, step_cost):  # no timings here
+        monkeypatch.setattr(module, "relative_step_cost", lambda _, counts, batch=1: {n: 1 + 0.1 * n for n in counts})
     return model
 
 
@@ -77,9 +86,10 @@ def test_python_blocks_run(page, quick, capsys):
 
 
 @pytest.mark.slow
-def test_shell_blocks_run(quick, tmp_path, monkeypatch, capsys):
-    found = commands("docs/generate.md")
-    assert len(found) >= 9
+@pytest.mark.parametrize(("page", "number"), [("docs/generate.md", 9), ("docs/speculative.md", 7)])
+def test_shell_blocks_run(page, number, quick, tmp_path, monkeypatch, capsys):
+    found = commands(page)
+    assert len(found) >= number
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     for line in found:
@@ -87,15 +97,19 @@ def test_shell_blocks_run(quick, tmp_path, monkeypatch, capsys):
             subprocess.run(["sh", "-c", line], check=True)
             continue
         words = shlex.split(line)
-        assert words[:3] == ["python", "-m", "experiments.generate"]
-        assert generate.main(words[2:], Interrupts("")) == 0, line
+        assert words[:2] == ["python", "-m"]
+        assert LAUNCHERS[words[2]](words[2:], Interrupts("")) == 0, line
         output = capsys.readouterr().out
         if "--json" in words:
             assert json.loads(output)["new_tokens"] > 0
         else:
             assert output or "--out" in line
-    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert [answer["id"] for answer in answers] == ["joke", 1]
+    name, ids = {"docs/generate.md": ("answers.jsonl", ["joke", 1]), "docs/speculative.md": ("said.jsonl", [0, 1])}[
+        page
+    ]
+    answers = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == ids
+    assert (tmp_path / "trace.html").exists() == (page == "docs/speculative.md")
 
 
 @pytest.mark.model
@@ -126,6 +140,28 @@ def test_the_page_says_what_methods_are_and_guarantee():
         method = build_method(row[0])
         when = "as it is decoded" if method.incremental else "at the end"
         assert row[1:] == (type(method).__name__, when, str(method.guarantee), method.reference)
+
+
+def test_the_page_of_speculative_decoding_names_every_option():
+    page = (ROOT / "docs/speculative.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \| ", page, re.MULTILINE)
+    own = {"sampling": "that of the target", "settings": "`puct.Settings()`"}
+    expected = [
+        (name, "tree_size" if field.name == "num_nodes" else field.name, own.get(field.name, repr(field.default)))
+        for name, drafter in DRAFTERS.items()
+        for field in dataclasses.fields(drafter)
+    ]
+    assert rows == expected
+    assert re.findall(r"^\| `(\w+)` \| [^`]*? \| [^`]* \|$", page, re.MULTILINE) == list(DRAFTERS)
+
+
+def test_the_page_of_speculative_decoding_tells_the_guarantees():
+    page = (ROOT / "docs/speculative.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(\w+)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["ExactMatch", "SpeculativeSampling", "TypicalAcceptance"]
+    for name, *guarantees in rows:
+        rule = getattr(verification, name)()
+        assert guarantees == [str(rule.guarantee(sampling)) for sampling in (GREEDY, Sampling())]
 
 
 def test_the_page_names_every_field():
