@@ -16,6 +16,7 @@ from jaxdec.decoding.sampling import Sampling
 from jaxdec.decoding.speculative import Speculative
 from jaxdec.decoding.state import Prompt
 from jaxdec.loading import LoadedModel
+from jaxdec.shared_prompts import share
 from jaxdec.speculation import COMPANIONS, take_companions, with_auto_sizes
 
 STEPS_BETWEEN_STOP_CHECKS = 8
@@ -104,6 +105,9 @@ class Run:
       raw: feed texts as they are, without the chat template.
       stop: strings that end a text; the text is cut before the first of them.
       num_samples: texts per prompt, for methods that sample.
+      share_prefixes: whether what prompts have in common is fed and kept once (:mod:`jaxdec.decoding.prefix_sharing`):
+        ``"auto"`` where it saves enough to pay, True wherever rows have 32 tokens in common, False never; or a tree of yours,
+        per level ``(number of prompts, number of tokens)`` of each segment.
       **method_options: fields of the method, such as ``num_beams``; for speculative methods also ``tree_size`` (a number, or
         ``"auto"``: what pays on this machine, measured on first use), and what accompanies the model: ``draft`` (a model or its
         name) or ``draft_layers``, ``datastore``, ``trigram_table``, ``adaptive_table`` (files or objects).
@@ -124,6 +128,7 @@ class Run:
         raw: bool = False,
         stop: Sequence[str] = (),
         num_samples: int = 1,
+        share_prefixes: bool | str | Sequence[Sequence[tuple[int, int]]] = "auto",
         **method_options: Any,
     ):
         if isinstance(stop, str):
@@ -142,7 +147,7 @@ class Run:
         self.method = build_method(method, sampling=sampling, num_samples=num_samples, **own)
         self.stop = tuple(stop)
         token_ids = [encode_prompt(lm, prompt, raw=raw) for prompt in prompts]
-        self.prompt = Prompt.create(
+        unshared = Prompt.create(
             token_ids,
             max_new_tokens,
             eos_tokens=lm.tokenizer.eos_token_ids,
@@ -150,6 +155,8 @@ class Run:
             vocab_size=lm.model.vocab_size,
             max_positions=lm.model.max_positions,
         )
+        texts_per_prompt = getattr(self.method, "num_beams", num_samples)
+        self.prompt, self._row_of = share(unshared, token_ids, share_prefixes, texts_per_prompt)
         self.model = lm.model.accompanied(**take_companions(method, method_options, lm))
         if auto:
             assert isinstance(self.method, Speculative)
@@ -227,7 +234,7 @@ class Run:
     def _fetch(self):
         """Bring the texts to the host, so that they outlive the donated state."""
         decoded = _result(self.method, self._state)
-        self._decoded = _Texts(**{name: np.asarray(getattr(decoded, name)) for name in _Texts._fields})
+        self._decoded = _Texts(**{name: np.asarray(getattr(decoded, name))[self._row_of] for name in _Texts._fields})
         self._finished = bool(self.method.done(self._state).all())
 
     def _stop_rows(self):
@@ -236,7 +243,8 @@ class Run:
             return
         hit = [self._cut(self._ids(row, sample))[1] for row, sample in np.ndindex(*self._decoded.length.shape)]
         if any(hit):
-            self._state = self._state.replace(done=self._state.done | np.asarray(hit))
+            by_row = np.reshape(hit, self._decoded.length.shape)[np.argsort(self._row_of)].reshape(-1)
+            self._state = self._state.replace(done=self._state.done | by_row)
             self._finished = bool(self._state.done.all())
 
     def _ids(self, row: int, sample: int) -> list[int]:
@@ -321,8 +329,8 @@ def generate(lm: LoadedModel, prompt: Any, **options: Any) -> Any:
       lm: what :func:`jaxdec.load` returned.
       prompt: a text, a list of chat messages, or a list of either for a batch.
       **options: ``method`` (a name of :data:`jaxdec.decoding.methods.METHODS`, or a method object), ``sampling``,
-        ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text), ``num_samples``;
-        anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
+        ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text), ``num_samples``,
+        ``share_prefixes``; anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
 
     Returns:
       A :class:`Generation`, or a list of them for a batch.

@@ -42,9 +42,21 @@ def dense_attention(
     mask: SlotMask,
     key_block: int | None = None,
 ) -> Float[Array, "B T H E"]:
-    """``softmax(q k^T / sqrt(E)) v`` over the allowed slots; head ``h`` reads key/value head ``h // (H / G)``.
+    """``softmax(q k^T / sqrt(E)) v`` over the allowed slots; see :func:`dense_attention_state`."""
+    return dense_attention_state(queries, keys, values, mask, key_block)[0]
 
-    Scores, softmax and result are float32 at least. Slots from ``mask.end`` on can hold anything, NaN included.
+
+def dense_attention_state(
+    queries: Float[Array, "B T H E"],
+    keys: Float[Array, "B G S E"],
+    values: Float[Array, "B G S E"],
+    mask: SlotMask,
+    key_block: int | None = None,
+) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"]]:
+    """``softmax(q k^T / sqrt(E)) v`` over the allowed slots, and the log-sum-exp of the scores, for merging.
+
+    Head ``h`` reads key/value head ``h // (H / G)``. Scores, softmax and result are float32 at least. Slots from
+    ``mask.end`` on can hold anything, NaN included.
 
     Args:
       queries: of the new tokens.
@@ -63,15 +75,17 @@ def dense_attention(
     scaled = (queries * head_dim**-0.5).astype(keys.dtype)
     grouped = scaled.reshape(batch, num_new, num_kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     tile = QUERY_TILE if mask.causal else num_new
-    outputs = []
+    outputs, lses = [], []
     for start in range(0, num_new, tile):
         size = min(tile, num_new - start)
         rows = grouped[:, :, :, start : start + size].reshape(batch, num_kv_heads, group * size, head_dim)
         allowed = jnp.tile(mask.allowed[:, start : start + size], (1, group, 1))
         end = mask.end - (num_new - start - size) if mask.causal else mask.end
-        out = _attend_blocks(rows, keys, values, allowed, end, key_block)
+        out, lse = _attend_blocks(rows, keys, values, allowed, end, key_block)
         outputs.append(out.reshape(batch, num_kv_heads, group, size, head_dim).transpose(0, 3, 1, 2, 4))
-    return jnp.concatenate(outputs, axis=1).reshape(batch, num_new, num_heads, head_dim)
+        lses.append(lse.reshape(batch, num_kv_heads, group, size).transpose(0, 3, 1, 2))
+    out = jnp.concatenate(outputs, axis=1).reshape(batch, num_new, num_heads, head_dim)
+    return out, jnp.concatenate(lses, axis=1).reshape(batch, num_new, num_heads)
 
 
 def _attend_blocks(
@@ -81,8 +95,8 @@ def _attend_blocks(
     allowed: Bool[Array, "B N S"],
     end: Int[Array, "B"],
     key_block: int,
-) -> Float[Array, "B G N E"]:
-    """Attention of ``N`` query rows per key/value head, block by block."""
+) -> tuple[Float[Array, "B G N E"], Float[Array, "B G N"]]:
+    """Attention of ``N`` query rows per key/value head, block by block, and its log-sum-exp."""
     batch, num_kv_heads, rows, _ = queries.shape
     capacity = keys.shape[2]
     accumulate = jnp.promote_types(keys.dtype, jnp.float32)
@@ -109,7 +123,7 @@ def _attend_blocks(
     nothing = jnp.zeros((batch, num_kv_heads, rows, 1), accumulate)
     carry = (nothing + MASKED, nothing, jnp.zeros(queries.shape, accumulate))
     if key_block == capacity:
-        _, total, out = merge(0, carry)
+        top, total, out = merge(0, carry)
     else:
-        _, total, out = jax.lax.fori_loop(0, (end.max() + key_block - 1) // key_block, merge, carry)
-    return out / total
+        top, total, out = jax.lax.fori_loop(0, (end.max() + key_block - 1) // key_block, merge, carry)
+    return out / total, (top + jnp.log(total))[..., 0]

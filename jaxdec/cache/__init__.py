@@ -2,5 +2,6 @@
 
 from jaxdec.cache.contiguous import ContiguousCache
 from jaxdec.cache.protocol import Cache
+from jaxdec.cache.shared_prefix import PrefixLevel, SharedPrefixCache
 
-__all__ = ["Cache", "ContiguousCache"]
+__all__ = ["Cache", "ContiguousCache", "PrefixLevel", "SharedPrefixCache"]

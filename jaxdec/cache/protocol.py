@@ -14,7 +14,10 @@ class Cache(Protocol):
     unused slots (it may be NaN) never reaches an output.
     """
 
-    length: Int[Array, "B"]
+    @property
+    def length(self) -> Int[Array, "B"]:
+        """Committed entries per row."""
+        ...
 
     @property
     def capacity(self) -> int:

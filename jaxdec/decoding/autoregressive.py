@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdec.decoding.prefill import prefill
+from jaxdec.decoding.prefill import feed_prompt
 from jaxdec.decoding.sampling import GREEDY, Sampling
 from jaxdec.decoding.state import Decoded, DecodeState, Guarantee, Prompt, Stats
 from jaxdec.language_model import LanguageModel
@@ -50,10 +50,10 @@ class Autoregressive:
 
     def init(self, model: LanguageModel, prompt: Prompt) -> DecodeState:
         """Feed the prompts and choose the first token of every row."""
-        logits, cache = prefill(model, prompt.tokens, prompt.length, prompt.capacity)
+        logits, cache = feed_prompt(model, prompt, self.num_samples)
         rows = jnp.repeat(jnp.arange(prompt.tokens.shape[0]), self.num_samples)
         if self.num_samples > 1:
-            logits, cache = logits[rows], cache.fork(rows)
+            logits = logits[rows]
         prompt = prompt.repeat(self.num_samples)
         spare = prompt.capacity - prompt.tokens.shape[1]
         state = DecodeState(

@@ -26,7 +26,7 @@ from flax import struct
 
 from jaxdec.cache import Cache
 from jaxdec.decoding.autoregressive import generated
-from jaxdec.decoding.prefill import prefill
+from jaxdec.decoding.prefill import feed_prompt
 from jaxdec.decoding.state import Decoded, Guarantee, Prompt, Stats
 from jaxdec.language_model import LanguageModel
 from jaxdec.typing import Array, Bool, Float, Int, Key, PyTree
@@ -200,7 +200,7 @@ def begin(model: LanguageModel, prompt: Prompt, num_beams: int, width: int) -> t
             f"num_beams gives {width} beams to one search: a vocabulary of {model.vocab_size} tokens, of which up to "
             f"{num_ends} end a text, cannot begin that many different texts"
         )
-    logits, cache = prefill(model, prompt.tokens, prompt.length, prompt.capacity)
+    logits, cache = feed_prompt(model, prompt, num_beams)
     batch = logits.shape[0]
     tokens = jnp.pad(prompt.tokens, ((0, 0), (0, prompt.capacity - prompt.tokens.shape[1])))
     tokens = jnp.repeat(tokens[:, None], num_beams, axis=1)
@@ -217,7 +217,7 @@ def begin(model: LanguageModel, prompt: Prompt, num_beams: int, width: int) -> t
         limit=prompt.length + prompt.max_new_tokens,
         eos_tokens=prompt.eos_tokens,
         rng=prompt.keys,
-        cache=cache.fork(jnp.repeat(jnp.arange(batch), num_beams)),
+        cache=cache,
         stats=Stats(target_calls=jnp.ones(batch, jnp.int32)),
     )
     return state, jnp.repeat(jax.nn.log_softmax(logits, axis=-1)[:, None], num_beams, axis=1)

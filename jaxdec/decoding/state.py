@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from jaxdec.cache import Cache
+from jaxdec.decoding.prefix_sharing import PrefixSharing
 from jaxdec.typing import Array, Bool, Float, Int, Key
 
 
@@ -45,6 +46,7 @@ class Prompt(struct.PyTreeNode):
       eos_tokens: ids that end a row; ``-1`` is never matched.
       keys: one random key per row, so that a row's draws do not depend on the batch around it.
       capacity: static number of text positions (prompt and generated) to make room for.
+      sharing: what rows have in common, to be fed and kept once; None feeds and keeps every row by itself.
     """
 
     tokens: Int[Array, "B P"]
@@ -53,6 +55,7 @@ class Prompt(struct.PyTreeNode):
     eos_tokens: Int[Array, "N"]
     keys: Key[Array, "B"]
     capacity: int = struct.field(pytree_node=False)
+    sharing: PrefixSharing | None = None
 
     @classmethod
     def create(
@@ -122,6 +125,7 @@ class Prompt(struct.PyTreeNode):
             length=jnp.repeat(self.length, times),
             max_new_tokens=jnp.repeat(self.max_new_tokens, times),
             keys=fold(self.keys, jnp.arange(times)).reshape(-1),
+            sharing=None if self.sharing is None else self.sharing.repeated(times),
         )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdec.cache import Cache
-from jaxdec.decoding.prefill import prefill
+from jaxdec.decoding.prefill import feed_prompt
 from jaxdec.decoding.sampling import GREEDY, Sampling
 from jaxdec.decoding.speculative.tree import ROOT, DraftTree, ancestors, chain
 from jaxdec.language_model import LanguageModel
@@ -79,7 +79,7 @@ class DraftModel:
             raise ValueError(
                 f"the draft model has a vocabulary of {draft.vocab_size} tokens, the model one of {model.vocab_size}"
             )
-        _, cache = prefill(draft, prompt.tokens, prompt.length, prompt.capacity + self.num_nodes + 1)
+        _, cache = feed_prompt(draft, prompt.replace(capacity=prompt.capacity + self.num_nodes + 1))
         return DraftModelState(cache, jax.vmap(jax.random.fold_in, (0, None))(prompt.keys, DRAWS))
 
     def propose(self, model: LanguageModel, drafter_state: DraftModelState, text) -> tuple[DraftTree, DraftModelState]:

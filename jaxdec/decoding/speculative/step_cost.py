@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,9 @@ def relative_step_cost(
         known = {int(n): cost for n, cost in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError):
         known = {}
-    missing = [n for n in counts if n not in known and n != 1]
-    if missing:
-        one = step_milliseconds(model, 1, batch)
-        known |= {n: step_milliseconds(model, n, batch) / one for n in missing}
+    if any(n not in known and n != 1 for n in counts):
+        # All sizes anew and in turns: what else the machine did meanwhile must not make one size look cheap for good.
+        known = rising(step_times(model, sorted({1, *known, *counts}), batch))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")
@@ -91,19 +89,49 @@ def _cpu_flags() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
-def step_milliseconds(
-    model: LanguageModel, count: int, batch: int = 1, context: int = CONTEXT, seconds: float = SECONDS, repeats: int = 3
-) -> float:
-    """Time of one pass over ``count`` new tokens per row behind ``context`` committed ones; median of ``repeats``.
+def rising(milliseconds: Mapping[int, float]) -> dict[int, float]:
+    """``T(n) / T(1)``, made to rise with ``n``: a pass over more tokens is never cheaper, a measurement may say so."""
+    cost, costs = 1.0, {}
+    for n, time_of_pass in sorted(milliseconds.items()):
+        cost = costs[n] = max(cost, time_of_pass / milliseconds[1])
+    return costs
 
-    ``m + 1`` passes less one pass are timed: what the program does once and for all drops out.
+
+def step_milliseconds(
+    model: LanguageModel, count: int, batch: int = 1, context: int = CONTEXT, seconds: float = SECONDS, repeats: int = 5
+) -> float:
+    """:func:`step_times` for one number of new tokens."""
+    return step_times(model, [count], batch, context, seconds, repeats)[count]
+
+
+def step_times(
+    model: LanguageModel,
+    counts: Sequence[int],
+    batch: int = 1,
+    context: int = CONTEXT,
+    seconds: float = SECONDS,
+    repeats: int = 5,
+) -> dict[int, float]:
+    """Milliseconds of one pass over each of several numbers of new tokens per row, behind ``context`` committed ones.
+
+    The sizes take turns, and the shortest of ``repeats`` times counts: other work only ever adds. ``m + 1`` passes less one
+    pass are timed: what the program does once and for all drops out.
     """
-    once = run_passes(model, count, batch, context, 1)
-    once()
-    rough = max(once() for _ in range(2))
-    passes = max(2, min(200, round(seconds * 1e3 / repeats / max(rough, 1e-3))))
-    many = run_passes(model, count, batch, context, passes + 1)
-    return statistics.median((many() - once()) / passes for _ in range(repeats))
+    plans = {}
+    for count in counts:
+        once = run_passes(model, count, batch, context, 1)
+        once()
+        rough = min(once() for _ in range(2))
+        passes = max(2, min(200, round(seconds * 1e3 / repeats / max(rough, 1e-3))))
+        many = run_passes(model, count, batch, context, passes + 1)
+        many()
+        plans[count] = once, many, passes
+    alone, together = ({count: float("inf") for count in counts} for _ in range(2))
+    for _ in range(repeats):
+        for count, (once, many, _) in plans.items():
+            alone[count] = min(alone[count], once())
+            together[count] = min(together[count], many())
+    return {count: max(together[count] - alone[count], 1e-6) / plans[count][2] for count in counts}
 
 
 def run_passes(model: LanguageModel, count: int, batch: int, context: int, passes: int):

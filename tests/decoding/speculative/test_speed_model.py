@@ -8,7 +8,7 @@ import pytest
 
 from jaxdec.decoding.speculative import step_cost
 from jaxdec.decoding.speculative.speed_model import MEMORY, AcceptanceRates, TreeSizes
-from jaxdec.decoding.speculative.step_cost import machine_and_model, relative_step_cost, step_milliseconds
+from jaxdec.decoding.speculative.step_cost import machine_and_model, relative_step_cost, rising, step_milliseconds
 from jaxdec.decoding.speculative.tree import chain
 from tests.tiny_models import tiny_transformer
 
@@ -91,22 +91,38 @@ def test_costs_are_measured_once(tmp_path, monkeypatch):
     model = tiny_transformer()
     asked = []
 
-    def fake(model, count, batch):
-        asked.append(count)
-        return 2.0 if count == 1 else 3.0 * count
+    def fake(model, counts, batch):
+        asked.append(counts)
+        return {count: 2.0 if count == 1 else 3.0 * count for count in counts}
 
-    monkeypatch.setattr(step_cost, "step_milliseconds", fake)
+    monkeypatch.setattr(step_cost, "step_times", fake)
     assert relative_step_cost(model, [1, 4, 8], folder=tmp_path) == {1: 1.0, 4: 6.0, 8: 12.0}
-    assert asked == [1, 4, 8]
+    assert asked == [[1, 4, 8]]
     assert relative_step_cost(model, [8, 4], folder=tmp_path) == {8: 12.0, 4: 6.0}
-    assert asked == [1, 4, 8]
+    assert len(asked) == 1
     assert relative_step_cost(model, [16], folder=tmp_path) == {16: 24.0}
+    assert asked[1] == [1, 4, 8, 16], "one curve, all of it under the same conditions"
     (path,) = tmp_path.iterdir()
-    assert json.loads(path.read_text()) == {"4": 6.0, "8": 12.0, "16": 24.0}
+    assert json.loads(path.read_text()) == {"1": 1.0, "4": 6.0, "8": 12.0, "16": 24.0}
     path.write_text("damaged")
     assert relative_step_cost(model, [4], folder=tmp_path) == {4: 6.0}
     (tmp_path / "file").write_text("")
     assert relative_step_cost(model, [4], folder=tmp_path / "file") == {4: 6.0}, "a folder that cannot be made"
+
+
+def test_more_tokens_never_cost_less():
+    assert rising({1: 10.0, 2: 8.0, 4: 15.0, 8: 14.0}) == {1: 1.0, 2: 1.0, 4: 1.5, 8: 1.5}
+
+
+def test_the_shortest_times_count(monkeypatch):
+    """Passes of ``n`` tokens take ``n`` ms behind 5 ms of overhead; load doubles some of the calls."""
+    calls = iter(range(10**6))
+
+    def fake(model, count, batch, context, passes):
+        return lambda: (5.0 + count * passes) * (2 if next(calls) % 3 == 1 else 1)
+
+    monkeypatch.setattr(step_cost, "run_passes", fake)
+    assert step_cost.step_times(tiny_transformer(), [1, 4]) == pytest.approx({1: 1.0, 4: 4.0})
 
 
 def test_models_and_batches_have_their_own_curves():

@@ -1,0 +1,31 @@
+"""Attention of new tokens to the committed slots of their row, in jax: row by row, head by head, block by block."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.merge.xla import merge
+from pallas_kernels.tiled_attention.rows import fold_heads, unfold_heads
+from pallas_kernels.tiled_attention.xla import attend_heads, over_tiles
+
+BLOCK = 128  # ranges are cut at multiples of it
+
+
+@functools.partial(jax.jit, static_argnames=("num_splits", "scale"))
+def attend_committed(
+    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array, num_splits: int | None, scale: float
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of ``q [B, T, Hq, D]`` to the first ``lengths[b]`` slots. Without ``num_splits`` there is one range."""
+    batch, tokens = q.shape[:2]
+    capacity, num_kv_heads = k.shape[1:3]
+    size = BLOCK * -(-capacity // (num_splits or 1) // BLOCK)
+    ranges = [(first, min(first + size, capacity)) for first in range(0, capacity, size)]
+
+    def attend(row):
+        q, index, length = row
+        folded = fold_heads(q, num_kv_heads)
+        o, lse = merge([attend_heads(folded, k, v, index, length, scale, *bounds) for bounds in ranges])
+        return unfold_heads(o, tokens), unfold_heads(lse[..., None], tokens)[..., 0]
+
+    return over_tiles(attend, (q, jnp.arange(batch), lengths))

@@ -1,0 +1,39 @@
+import re
+
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels.backends import dispatch
+
+
+def refusing(reason):
+    def backend(*arguments):
+        raise NotImplementedError(reason)
+
+    return backend
+
+
+def test_takes_the_first_that_fits_the_device():
+    backends = {"tpu": lambda x: "tpu", "hopper": lambda x: "hopper", "xla": lambda x: ("xla", x)}
+    assert dispatch("op", backends, None, 7) == ("xla", 7)  # the tests run on a processor
+    assert dispatch("op", backends, "tpu", 7) == "tpu"
+
+
+def test_shows_every_reason_if_none_fits():
+    backends = {"tpu": refusing("too wide"), "xla": refusing("too deep")}
+    expected = "no implementation of op takes these arguments: tpu: runs on tpu, and jax's default platform is cpu; "
+    with pytest.raises(NotImplementedError, match=re.escape(expected + "xla: too deep")):
+        dispatch("op", backends, None, jnp.ones(1))
+
+
+def test_a_named_backend_that_refuses_is_not_replaced():
+    with pytest.raises(NotImplementedError, match="op takes these arguments: tpu: too wide$"):
+        dispatch("op", {"tpu": refusing("too wide"), "xla": lambda: 1}, "tpu")
+
+
+def test_other_errors_pass_through():
+    def wrong():
+        raise TypeError("a mistake")
+
+    with pytest.raises(TypeError, match="a mistake"):
+        dispatch("op", {"xla": wrong}, None)

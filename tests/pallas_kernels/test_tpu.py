@@ -1,0 +1,148 @@
+"""The TPU kernels on a processor: interpreted, watched for races and reads of memory nobody wrote; and lowered."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from pallas_kernels import decode_attention, prefix_attention
+from pallas_kernels.decode_attention.shapes import SHAPES as DECODE_SHAPES
+from pallas_kernels.decode_attention.shapes import DecodeShape
+from pallas_kernels.prefix_attention.shapes import ODD, PrefixShape
+from pallas_kernels.prefix_attention.shapes import SHAPES as PREFIX_SHAPES
+from pallas_kernels.tiled_attention import tpu
+from tests.pallas_kernels.arrays import (
+    TOLERANCE,
+    assert_states,
+    decode_inputs,
+    expected_decode,
+    expected_prefix,
+    prefix_inputs,
+    tree_mask,
+)
+
+PREFIX = {
+    "smollm2-135m": PREFIX_SHAPES["smollm2-135m"].scaled(rows=5, keys=70),
+    "llama-3-8b": PREFIX_SHAPES["llama-3-8b"].scaled(rows=3, keys=40),
+    "ragged": ODD["ragged"],
+    "a block and one": ODD["a block and one"],
+}
+DECODE = {
+    "smollm2-135m": DecodeShape(3, 1, 600, 9, 3, 64),
+    "five heads, a tree": DecodeShape(2, 4, 70, 5, 1, 128),
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 128 keys, so that short texts have several."""
+    monkeypatch.setattr(tpu, "MOST_KEYS", 128)
+    tpu.attend_tiles.clear_cache()
+    yield
+    tpu.attend_tiles.clear_cache()
+
+
+def interpreted(call, *arrays):
+    """Run under the interpreter of TPU kernels; fails on a race."""
+    watch = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+    with pltpu.force_tpu_interpret_mode(watch):
+        got = jax.block_until_ready(jax.jit(call)(*arrays))
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+
+    assert not interpret_pallas_call.races.races_found
+    return got
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", PREFIX)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_prefix_attention_equals_reference(name, dtype):
+    arrays, groups = prefix_inputs(PREFIX[name], dtype)
+    call = lambda lengths, offsets: prefix_attention(  # noqa: E731
+        *arrays, kv_lengths=lengths, query_offsets=offsets, implementation="tpu"
+    )
+    got = interpreted(call, groups["kv_lengths"], jnp.asarray(groups["query_offsets"]))
+    assert_states(got, expected_prefix(arrays, groups), TOLERANCE[dtype])
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("num_splits", [None, 3])
+@pytest.mark.parametrize("name", DECODE)
+def test_decode_attention_equals_reference(name, num_splits):
+    inputs = decode_inputs(DECODE[name])
+    visible = tree_mask(*inputs[0].shape[:2])
+    call = lambda *inputs: decode_attention(  # noqa: E731
+        *inputs, visible=visible, num_splits=num_splits, implementation="tpu"
+    )
+    assert_states(interpreted(call, *inputs), expected_decode(*inputs, visible), TOLERANCE["float32"])
+
+
+def test_gradient_is_that_of_xla():
+    arrays, groups = prefix_inputs(PrefixShape((2, 1), (30, 9), 4, 2, 64))
+    with pltpu.force_tpu_interpret_mode():
+        got, expected = (
+            jax.grad(lambda arrays: prefix_attention(*arrays, **groups, implementation=name)[0].sum())(arrays)
+            for name in ("tpu", "xla")
+        )
+    for ours, theirs in zip(got, expected):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def lower(call, *arrays):
+    """Lower for TPU on whatever machine this is: checks block shapes, which the interpreter does not."""
+    text = jax.export.export(jax.jit(call), platforms=["tpu"])(*arrays).mlir_module()
+    assert "tpu_custom_call" in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PREFIX_SHAPES)
+def test_prefix_attention_lowers_at_real_shapes(name, dtype):
+    shape, integers = PREFIX_SHAPES[name], np.int32
+    kv = jax.ShapeDtypeStruct((len(shape.keys), max(shape.keys), shape.num_kv_heads, shape.head_dim), dtype)
+    lower(
+        lambda q, k, v, lengths, offsets: prefix_attention(
+            q, k, v, kv_lengths=lengths, query_offsets=offsets, implementation="tpu"
+        ),
+        jax.ShapeDtypeStruct((sum(shape.rows), shape.num_heads, shape.head_dim), dtype),
+        kv,
+        kv,
+        jax.ShapeDtypeStruct((len(shape.keys),), integers),
+        jax.ShapeDtypeStruct((len(shape.keys) + 1,), integers),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", DECODE_SHAPES)
+def test_decode_attention_lowers_at_real_shapes(name, dtype):
+    shape = DECODE_SHAPES[name]
+    kv = jax.ShapeDtypeStruct((shape.batch, shape.slots, shape.num_kv_heads, shape.head_dim), dtype)
+    lower(
+        lambda *arrays: decode_attention(*arrays, num_splits=4, implementation="tpu"),
+        jax.ShapeDtypeStruct((shape.batch, shape.tokens, shape.num_heads, shape.head_dim), dtype),
+        kv,
+        kv,
+        jax.ShapeDtypeStruct((shape.batch,), np.int32),
+    )
+
+
+Q, K = jnp.zeros((4, 2, 64)), jnp.zeros((1, 8, 2, 64))
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "reason"),
+    [
+        (Q.astype("float16"), K.astype("float16"), "tpu: takes float32 and bfloat16, got float16"),
+        (Q[..., :8], K[..., :8], "tpu: takes heads of width 64, 128 and 256, got 8"),
+        (Q[:0], K, "tpu: takes at least one row, got none"),
+    ],
+)
+def test_refuses_with_the_reason(q, k, reason):
+    with pytest.raises(NotImplementedError, match=f"no implementation of prefix_attention takes .*{reason}"):
+        prefix_attention(q, k, k, implementation="tpu")
+
+
+def test_decode_attention_refuses_too_many_new_tokens():
+    q, k = jnp.zeros((1, 300, 4, 64)), jnp.zeros((1, 300, 2, 64))
+    with pytest.raises(NotImplementedError, match="tpu: takes at most 512 new tokens times query heads .*, got 600"):
+        decode_attention(q, k, k, jnp.array([0]), implementation="tpu")
