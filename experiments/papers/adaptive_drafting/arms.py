@@ -5,6 +5,7 @@ on top of one built from the target's own texts.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxdec.decoding.speculative.engine import Drafter
 
 DEPTH = 4
 NODES = 16
+published = functools.partial(Aded, learn_prompt=False)  # the library's default learns the prompt first
 REWARDS = puct.REWARDS
 
 
@@ -64,7 +66,7 @@ def chain_name(nodes: int) -> str:
 
 def table_arms() -> list[Arm]:
     """Where guesses come from."""
-    static, adaptive = Aded(NODES, DEPTH, window=0), Aded(NODES, DEPTH)
+    static, adaptive = published(NODES, DEPTH, window=0), published(NODES, DEPTH)
     return [
         Arm("prompt lookup", PromptLookup(), NONE),
         Arm("prompt lookup, latest", PromptLookup(prefer="latest"), NONE),
@@ -81,11 +83,11 @@ def search_arms(nodes: Sequence[int], constants: Sequence[float]) -> list[Arm]:
     found = []
     for count in nodes:
         if count != NODES:
-            found.append(Arm(best_first_name(count), Aded(count, DEPTH), few=True))
+            found.append(Arm(best_first_name(count), published(count, DEPTH), few=True))
         for reward in REWARDS:
             for c1 in constants:
                 settings = puct.Settings(c1=c1, reward=reward)
-                drafter = Aded(count, DEPTH, search="puct", settings=settings)
+                drafter = published(count, DEPTH, search="puct", settings=settings)
                 found.append(Arm(puct_name(count, reward, c1), drafter, few=True))
     chains = [DEPTH, *(count for count in nodes if count <= NODES)]  # a chain of 64 nodes is of no use to anybody
     return found + [Arm(chain_name(count), GreedyChain(count, count), few=True) for count in chains]
@@ -93,16 +95,17 @@ def search_arms(nodes: Sequence[int], constants: Sequence[float]) -> list[Arm]:
 
 def design_arms() -> list[Arm]:
     """What might be done better than in the paper: deeper trees, larger steps, the prompt learnt."""
-    adaptive = Aded(NODES, DEPTH)
+    adaptive = published(NODES, DEPTH)
     return [
-        Arm("depth 8", Aded(NODES, 8), few=True),
+        Arm("depth 8", published(NODES, 8), few=True),
         Arm("step 0.2", dataclasses.replace(adaptive, step=0.2), few=True),
         Arm("step 1", dataclasses.replace(adaptive, step=1.0), few=True),
         Arm("prompt learnt", adaptive, knows_prompt=True),
         Arm("prompt learnt, step 1", dataclasses.replace(adaptive, step=1.0), knows_prompt=True),
-        Arm("prompt learnt, step 1, depth 8", Aded(NODES, 8, step=1.0), knows_prompt=True),
+        Arm("prompt learnt, step 1, depth 8", published(NODES, 8, step=1.0), knows_prompt=True),
         Arm("foreign, prompt learnt", adaptive, FOREIGN, knows_prompt=True),
         Arm("cold, prompt learnt", adaptive, NONE, knows_prompt=True),
+        Arm("library default", Aded(NODES, DEPTH)),
     ]
 
 

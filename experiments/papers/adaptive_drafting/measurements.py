@@ -4,7 +4,15 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.papers.adaptive_drafting.arms import DEPTH, NODES, Arm, best_first_name, chain_name, puct_name
+from experiments.papers.adaptive_drafting.arms import (
+    DEPTH,
+    NODES,
+    Arm,
+    best_first_name,
+    chain_name,
+    published,
+    puct_name,
+)
 from experiments.papers.adaptive_drafting.bench import Bench
 from experiments.papers.adaptive_drafting.carrying import CARRIED_CAPACITY, carry, orders_of
 from experiments.papers.adaptive_drafting.corpora import FOREIGN, NONE
@@ -13,7 +21,7 @@ from experiments.papers.adaptive_drafting.real_decoding import GREEDY, drafting_
 from experiments.papers.adaptive_drafting.replay import counts_of, replay
 from experiments.papers.parts import Parts
 from experiments.papers.progress import Progress
-from jaxdec.decoding.speculative import Aded, PromptLookup, Speculative, TreeSizes
+from jaxdec.decoding.speculative import PromptLookup, Speculative, TreeSizes
 from jaxdec.decoding.speculative.aded import TABLE
 from jaxdec.typing import PyTree
 
@@ -31,7 +39,7 @@ def replay_all(arm: Arm, bench: Bench, progress: Progress) -> list[dict[str, Any
 
 def carried_part(bench: Bench, parts: Parts, progress: Progress) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """By arm and domain: every prompt at its place in every order."""
-    drafter = Aded(NODES, DEPTH, capacity=CARRIED_CAPACITY)
+    drafter = published(NODES, DEPTH, capacity=CARRIED_CAPACITY)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
 
     def in_all_orders(arm: Arm, domain: str) -> list[dict[str, Any]]:
@@ -86,8 +94,8 @@ def clock_part(step_ms: Mapping[int, float], bench: Bench, progress: Progress) -
     timed = {
         "greedy": (GREEDY, none),
         "prompt lookup, 7 nodes": (Speculative(PromptLookup(7)), none),
-        "aded, 7 nodes": (Speculative(Aded(7, DEPTH)), own),
-        f"aded, sizes {', '.join(map(str, nodes))}": (Speculative(Aded(most, DEPTH), sizes=sizes), own),
+        "aded, 7 nodes": (Speculative(published(7, DEPTH)), own),
+        f"aded, sizes {', '.join(map(str, nodes))}": (Speculative(published(most, DEPTH), sizes=sizes), own),
     }
     count = bench.config["clock_per_group"]
     items = [item for which in (FAMILIES, DOMAINS) for item in bench.choose(which, per_group=count)]

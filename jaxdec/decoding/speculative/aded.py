@@ -7,7 +7,9 @@ published as Adaptix). ``M[(a, b)][c]`` approximates the law of ``c`` behind ``a
     search   a tree of likely continuations of the last two tokens in M
     verify   the tree, with the engine's exact rules
 
-Windows of consecutive steps overlap, so that a tri-gram counts once for every step it stays in the window. Two searches:
+Windows of consecutive steps overlap, so that a tri-gram counts once for every step it stays in the window. The authors begin
+with the end of the prompt; here (``learn_prompt``) the table first learns the whole prompt, as if it had been decoded token by
+token, since texts that answer to a text copy from it. Two searches:
 
 - ``best_first`` (ours, the default): the ``num_nodes`` continuations of largest ``prod p``, exactly: level by level, the best
   ``num_nodes`` of each level, then the best of all levels. ``p`` is the weight, divided by the sum of the pair's weights where
@@ -59,6 +61,7 @@ class Aded:
       window: tokens that updates look at; 0 leaves the table as it is (the static arm).
       step: what an occurrence adds to a weight.
       cap: largest weight.
+      learn_prompt: whether the table learns the prompt before the first step; False is the published method.
       capacity: places of each row's adaptive table, a power of two. Pairs that find no place there are not learnt.
       settings: of the tree search.
     """
@@ -69,6 +72,7 @@ class Aded:
     window: int = 16
     step: float = 0.04
     cap: float = 3.0
+    learn_prompt: bool = True
     capacity: int = 4096
     settings: puct.Settings = DEFAULT_SETTINGS
 
@@ -106,6 +110,8 @@ class Aded:
                 f"companion {ADAPTIVE!r} has {adaptive.pairs.shape[0]} places, capacity is {self.capacity}"
             )
         copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), adaptive)
+        if self.window and self.learn_prompt:
+            copies = jax.vmap(self.learn)(copies, prompt.tokens, prompt.length)
         return AdedState(copies, jax.vmap(jax.random.fold_in, (0, None))(prompt.keys, 1 << 30))
 
     def table(self, model) -> TrigramTable:
@@ -149,6 +155,16 @@ class Aded:
             return table.add(trigram[:2], trigram[2], gain)
 
         table = jax.lax.fori_loop(0, self.window - 2, add, table)
+        return table.replace(weights=jnp.minimum(table.weights, self.cap))
+
+    def learn(self, table: TrigramTable, tokens: Int[Array, "P"], length: Int[Array, ""]) -> TrigramTable:
+        """Add every tri-gram of one prompt, as often as windows that end in the prompt hold it."""
+
+        def add(start, table):
+            windows = jnp.clip(length - start - 2, 0, self.window - 2)
+            return table.add(jax.lax.dynamic_slice(tokens, (start,), (2,)), tokens[start + 2], self.step * windows)
+
+        table = jax.lax.fori_loop(0, jnp.maximum(length - 2, 0), add, table)
         return table.replace(weights=jnp.minimum(table.weights, self.cap))
 
     def observe(self, model, drafter_state: AdedState, tree, verified, before, after) -> AdedState:

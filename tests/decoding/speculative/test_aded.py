@@ -115,6 +115,31 @@ def test_updates_touch_the_window_alone(text, window):
     np.testing.assert_array_equal(still.weights, empty.weights)
 
 
+learn_jitted = jax.jit(Aded.learn, static_argnums=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20), st.sampled_from([3, 5, 16]))
+def test_a_prompt_is_learnt_as_if_it_had_been_decoded(text, window):
+    method = Aded(window=window, step=0.5, cap=2.2, capacity=64)
+    tokens = jnp.asarray(text + [5] * (20 - len(text)), jnp.int32)  # padding that must not be learnt
+    learnt = learn_jitted(method, TrigramTable.empty(64, VOCAB), tokens, jnp.int32(len(text)))
+    expected = TrigramTable.empty(64, VOCAB)
+    for length in range(1, len(text) + 1):
+        expected = update_jitted(method, expected, tokens, jnp.int32(length), jnp.bool_(True))
+    for pair, row in rows_of(learnt).items():
+        assert dict(row) == pytest.approx(dict(rows_of(expected)[pair])), pair
+
+
+def test_what_the_prompt_says_is_guessed_at_once():
+    model = tiny_transformer(scale=4.0)
+    prompt = Prompt.create([[1, 2, 3, 4, 5, 6, 7, 1, 2]], 3)
+    learnt = Aded(num_nodes=4, capacity=64).init(model, prompt)
+    assert learnt.adaptive.weights[0].max() == pytest.approx(0.04 * 7)
+    for unlearnt in (Aded(num_nodes=4, capacity=64, learn_prompt=False), Aded(num_nodes=4, capacity=64, window=0)):
+        assert unlearnt.init(model, prompt).adaptive.weights.max() == 0
+
+
 @settings(deadline=None, max_examples=10)
 @given(some_texts, st.sampled_from(puct.REWARDS), st.sampled_from([1.8, 32.0]), st.tuples(*[st.integers(0, 5)] * 2))
 def test_tree_search_equals_plain_python(texts, reward, c1, pair):
@@ -184,7 +209,7 @@ def test_drafting_adapts_to_a_text_that_repeats_itself():
     model, _ = markov_model(VOCAB, seed=0)
     cycle = jnp.full((VOCAB, VOCAB), -9.0).at[jnp.arange(VOCAB), (jnp.arange(VOCAB) + 1) % VOCAB].set(0.0)
     model = model.replace(params={"log_table": cycle})
-    method = Speculative(Aded(num_nodes=4, max_depth=4, capacity=64))
+    method = Speculative(Aded(num_nodes=4, max_depth=4, capacity=64, learn_prompt=False))
     prompt = Prompt.create([[0]], 60)
     state = start(method, model, prompt)
     emitted = []
