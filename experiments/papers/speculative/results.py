@@ -81,7 +81,7 @@ class Results:
 
     def drafting_cost(self, arm: Arm) -> float:
         """``c``, the passes of the draft model in plain steps; 0 for drafters without one."""
-        return sum(self.curve["costs"][arm.draft][str(count)] for count in arm.drafting_passes)
+        return sum((self.curve["costs"][arm.draft][str(count)] for count in arm.drafting_passes), 0.0)
 
     def predicted(self, arm: Arm) -> float:
         """``E / (v + c)`` with the tokens per step of the timed prompts, prefills left out as they are in the times."""
