@@ -114,6 +114,7 @@ class Run:
 
     Raises:
       ValueError: an argument that makes no sense.
+      FloatingPointError: while decoding, if the model returns NaN.
     """
 
     def __init__(
@@ -236,6 +237,12 @@ class Run:
         decoded = _result(self.method, self._state)
         self._decoded = _Texts(**{name: np.asarray(getattr(decoded, name))[self._row_of] for name in _Texts._fields})
         self._finished = bool(self.method.done(self._state).all())
+        broken = np.isnan(self._decoded.log_prob).any(axis=1)
+        if broken.any():
+            raise FloatingPointError(
+                f"model {self.lm.name!r} returned NaN logits for prompt {int(np.argmax(broken))}: its weights are damaged, or "
+                f"values overflow in {jax.tree.leaves(self.model.params)[0].dtype}"
+            )
 
     def _stop_rows(self):
         """End the rows whose text has come to contain a stop string."""

@@ -2,6 +2,8 @@
 
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxdec
@@ -173,3 +175,18 @@ def test_params_are_data_not_constants():
     model = model_that_says("x", 1).model
     assert isinstance(model, LanguageModel)
     assert model.num_params() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "beam", "num_beams": 2}, {"method": "prompt_lookup", "tree_size": 2}]
+)
+def test_a_model_that_returns_nan_is_an_error(random_lm, options):
+    def damage(leaf):
+        return leaf.at[0].set(jnp.nan)
+
+    broken = random_lm.model.replace(params=jax.tree.map(damage, random_lm.model.params))
+    lm = LoadedModel(broken, random_lm.tokenizer, "broken")
+    with pytest.raises(
+        FloatingPointError, match="model 'broken' returned NaN logits for prompt 0: its weights are damaged"
+    ):
+        jaxdec.generate(lm, "abc", raw=True, max_new_tokens=4, **options)

@@ -13,6 +13,7 @@ from flax import struct
 from jaxdec.typing import Array, Bool, Float, Int
 
 ROOT = -1
+LAW_TOLERANCE = 1e-3  # rounding of a softmax over a large vocabulary in float32
 
 
 class DraftTree(struct.PyTreeNode):
@@ -71,7 +72,8 @@ def check_tree(tree: DraftTree, vocab_size: int, max_depth: int) -> None:
 
     Raises:
       ValueError: a parent that does not precede its child, an invalid parent of a valid node, a token outside the
-        vocabulary, two equal siblings, or a node deeper than ``max_depth``.
+        vocabulary, two equal siblings, a node deeper than ``max_depth``, a law that does not sum to 1, or a token of
+        probability 0 under the law it is said to be drawn from.
     """
     tokens, parents, valid = (np.asarray(x) for x in (tree.tokens, tree.parents, tree.valid))
     for row in range(tokens.shape[0]):
@@ -92,3 +94,9 @@ def check_tree(tree: DraftTree, vocab_size: int, max_depth: int) -> None:
             depths[node] = depths.get(parent, 0) + 1
             if depths[node] > max_depth:
                 raise ValueError(f"{where}: depth {depths[node]} exceeds max_depth {max_depth}")
+            if tree.log_probs is not None:
+                law = np.exp(np.asarray(tree.log_probs[row, node], np.float64))
+                if not abs(law.sum() - 1) < LAW_TOLERANCE:
+                    raise ValueError(f"{where}: its law must sum to 1, and sums to {law.sum():.6g}")
+                if not law[token] > 0:
+                    raise ValueError(f"{where}: token {token} has probability 0 under the law it was drawn from")

@@ -149,6 +149,22 @@ def test_trees_without_sense_are_refused(parts, message):
         check_tree(DraftTree(tokens, parents, valid, valid), VOCAB, 1)
 
 
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [
+        ([0.5, 0.2, 0.2, 0.1, 0.1], "row 0, node 0: its law must sum to 1, and sums to 1.1"),
+        ([0.5, float("nan"), 0.2, 0.1, 0.1], "row 0, node 0: its law must sum to 1, and sums to nan"),
+        ([0.6, 0.3, 0.0, 0.1, 0.0], "row 0, node 0: token 2 has probability 0 under the law it was drawn from"),
+    ],
+)
+def test_laws_without_sense_are_refused(law, message):
+    tree = chain(jnp.asarray([[2]]), jnp.asarray([1]), jnp.log(jnp.asarray([[law]])))
+    with pytest.raises(ValueError, match=message):
+        check_tree(tree, VOCAB, 1)
+    fine = chain(jnp.asarray([[0]]), jnp.asarray([1]), jnp.log(jnp.asarray([[[0.6, 0.3, 0.0, 0.1, 0.0]]])))
+    check_tree(fine, VOCAB, 1)
+
+
 @pytest.mark.parametrize("arguments", [{"epsilon": 0.0}, {"epsilon": 1.5}, {"delta": -0.1}])
 def test_settings_without_sense_are_refused(arguments):
     with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
