@@ -39,6 +39,7 @@ def attend_committed(
         return unfold_heads(o, tokens), unfold_heads(lse[..., None], tokens)[..., 0]
 
     def plain(floats, integers):
-        return xla.attend_committed(*floats, *integers, num_splits, scale)
+        q, k, v = floats
+        return xla.attend_committed(q, k, v, *integers, num_splits, scale)
 
     return with_gradient_of(plain, kernel)((q, k, v), (lengths,))

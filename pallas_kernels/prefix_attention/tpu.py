@@ -40,7 +40,8 @@ def prefix_attention(
         return untile(tiles, o[:, 0], lse[:, 0], tokens)
 
     def plain(floats, integers):
+        q, k, v = floats
         lengths, offsets = integers
-        return xla.prefix_attention(*floats, lengths, query_offsets if known else offsets, scale)
+        return xla.prefix_attention(q, k, v, lengths, query_offsets if known else offsets, scale)
 
     return with_gradient_of(plain, kernel)((q, k, v), (lengths, jnp.asarray(query_offsets, jnp.int32)))

@@ -12,8 +12,7 @@ from tests.pallas_kernels.arrays import TOLERANCE, assert_states, decode_inputs,
 SMALL = {**ODD, **{name: shape.scaled(batch=3, slots=70) for name, shape in SHAPES.items()}}
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in SMALL), ("smollm2-135m", "bfloat16")])
 def test_equals_reference(name, dtype):
     inputs = decode_inputs(SMALL[name], dtype)
     got = decode_attention(*inputs)
@@ -21,8 +20,8 @@ def test_equals_reference(name, dtype):
     assert_states(got, expected_decode(*inputs), TOLERANCE[dtype])
 
 
-@settings(max_examples=5, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 6), st.sampled_from([6, 40, 600, 1100]), st.integers(0, 10**6))
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 6), st.sampled_from([6, 600]), st.integers(0, 10**6))
 def test_draft_trees(batch, tokens, slots, seed):
     inputs = decode_inputs(DecodeShape(batch, tokens, slots, 6, 2, 8), seed=seed)
     visible = tree_mask(batch, tokens, seed)
@@ -113,7 +112,7 @@ def test_gradient_equals_that_of_dense_attention(num_splits):
         o = jnp.einsum("bths,bshd->bthd", jax.nn.softmax(scores), v)
         return (o * weights[0]).sum() + (jax.nn.logsumexp(scores, axis=-1) * weights[1]).sum()
 
-    for ours, theirs in zip(jax.grad(loss, (0, 1, 2))(q, k, v), jax.grad(dense, (0, 1, 2))(q, k, v)):
+    for ours, theirs in zip(jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v), jax.jit(jax.grad(dense, (0, 1, 2)))(q, k, v)):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 

@@ -15,8 +15,7 @@ SMALL = {**ODD, **{name: shape.scaled(rows=5, keys=70) for name, shape in SHAPES
 RAGGED = PrefixShape((3, 0, 5, 1), (17, 9, 0, 1300), 6, 2, 64)
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in SMALL), ("smollm2-135m", "bfloat16")])
 @pytest.mark.parametrize("traced", [False, True], ids=["known offsets", "traced offsets"])
 def test_equals_reference(name, dtype, traced):
     arrays, groups = prefix_inputs(SMALL[name], dtype)
@@ -26,13 +25,13 @@ def test_equals_reference(name, dtype, traced):
     assert_states(got, expected_prefix(arrays, groups), TOLERANCE[dtype])
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.data())
 def test_ragged_groups_known_or_traced(data):
     """Rows outside of all groups, empty groups, and prefixes longer than a block."""
     groups = data.draw(st.integers(1, 4))
     sizes = data.draw(st.lists(st.integers(0, 6), min_size=groups + 2, max_size=groups + 2))
-    keys = data.draw(st.lists(st.sampled_from([0, 1, 5, 600, 1100]), min_size=groups, max_size=groups))
+    keys = data.draw(st.lists(st.sampled_from([0, 1, 600]), min_size=groups, max_size=groups))
     shape = PrefixShape(tuple(sizes[1:-1]), tuple(keys), 6, 2, 8)
     (_, k, v), _ = prefix_inputs(shape)
     (q,) = normal(5, (max(sum(sizes), 1), 6, 8))
@@ -105,8 +104,10 @@ def test_gradient_equals_that_of_dense_attention(traced):
         o = jnp.einsum("rhs,rshd->rhd", jax.nn.softmax(scores), v)
         return (o * weights[0]).sum() + (jax.nn.logsumexp(scores, axis=-1) * weights[1]).sum()
 
-    got = jax.jit(jax.grad(loss))(arrays, groups) if traced else jax.grad(loss)(arrays, groups)
-    for ours, theirs in zip(got, jax.grad(dense)(arrays)):
+    known = {} if traced else groups
+    call = jax.jit(jax.grad(lambda arrays, traced: loss(arrays, {**known, **traced})))
+    got = call(arrays, groups if traced else {})
+    for ours, theirs in zip(got, jax.jit(jax.grad(dense))(arrays)):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 

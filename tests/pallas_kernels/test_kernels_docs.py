@@ -1,0 +1,44 @@
+"""docs/kernels.md says of the backends what the code says."""
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+import pallas_kernels
+from pallas_kernels import decode_attention, merge, prefix_attention
+
+PAGE = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text()
+
+
+def test_table_of_backends_is_what_the_code_has():
+    table = {
+        operation: re.findall("`(.*?)`", backends)
+        for operation, backends in re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE)
+    }
+    modules = [
+        importlib.import_module(f"pallas_kernels.{found.name}")
+        for found in pkgutil.iter_modules(pallas_kernels.__path__)
+    ]
+    assert table == {
+        module.__name__.rpartition(".")[2]: list(module.BACKENDS) for module in modules if hasattr(module, "BACKENDS")
+    }
+
+
+def test_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {
+        "q": jnp.ones((3, 4, 8)),
+        "prefix_k": jnp.ones((1, 5, 2, 8)),
+        "prefix_v": jnp.ones((1, 5, 2, 8)),
+        "k": jnp.ones((3, 6, 2, 8)),
+        "v": jnp.ones((3, 6, 2, 8)),
+        "lengths": jnp.array([5, 0, 2]),
+    }
+    exec(code, names)
+    assert names["merge"] is merge
+    assert (names["prefix_attention"], names["decode_attention"]) == (prefix_attention, decode_attention)
+    assert names["o"].shape == (3, 4, 8)
+    assert names["lse"].shape == (3, 4)
