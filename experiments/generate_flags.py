@@ -24,7 +24,7 @@ SPECULATIVE_OPTIONS = {
 """Options of speculative methods, and the flag of each."""
 FILES = ("datastore", "trigram_table")
 OWN = ("method", "sampling", "num_samples")
-OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop")
+OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop", "share_prefixes")
 RIVALS = {"prompt": "prompt_file", "prompt_file": "prompt"}
 
 
@@ -49,6 +49,28 @@ class _TreeSize(flags.ArgumentParser):
     def flag_type(self) -> str:
         """For ``--help``."""
         return "number or auto"
+
+
+class _WhetherToShare(flags.ArgumentParser):
+    """``"auto"``, or whether."""
+
+    syntactic_help = "auto, true or false"
+
+    def parse(self, argument: Any) -> Any:
+        """``"auto"``, True or False.
+
+        Raises:
+          ValueError: something else.
+        """
+        values = {"auto": "auto", "true": True, "false": False}
+        text = str(argument).lower()
+        if text not in values:
+            raise ValueError("it must be auto, true or false; trees are given from Python")
+        return values[text]
+
+    def flag_type(self) -> str:
+        """For ``--help``."""
+        return "auto, true or false"
 
 
 def define_flags(leave_out: Sequence[str] = ()) -> flags.FlagValues:
@@ -96,6 +118,8 @@ def define_flags(leave_out: Sequence[str] = ()) -> flags.FlagValues:
     define("integer", "seed", 0, "Seed of all draws, from 0 to 2^32 - 1.")
     define("string", "dtype", "float32", "float32, bfloat16 or int8.")
     define("integer", "row_tile", 1, "Pad the rows of matrix products, so that one row and several round alike.")
+    share = "Whether what prompts of a batch begin with alike is fed and kept once: auto where that pays, true, false."
+    flags.DEFINE(_WhetherToShare(), "share_prefixes", "auto", share, flag_values=values)
     define("bool", "raw", False, "Feed the prompt as it is, without the chat template.")
     define("bool", "json", False, "Print one JSON object instead of the text.")
     define("integer", "batch_size", 8, "Prompts of --prompt_file decoded together.")
@@ -165,7 +189,8 @@ def run_options(values: flags.FlagValues) -> dict[str, Any]:
     extra |= dict(map(_option, values.option))
     options = {"method": method, "sampling": sampling, "num_samples": values.num_samples, **extra}
     method_of(options)  # refuses what is left
-    return {**options, "max_new_tokens": values.max_new_tokens, "raw": values.raw, "stop": values.stop}
+    of_the_run = {name: values[name].value for name in OF_THE_RUN if name != "seed"}
+    return {**options, **of_the_run}
 
 
 def speculative_options(values: flags.FlagValues, method: str) -> dict[str, Any]:

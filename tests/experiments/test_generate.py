@@ -59,6 +59,23 @@ def test_other_flags_become_options():
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, "auto"), ("auto", "auto"), ("true", True), ("True", True), ("false", False)],
+)
+def test_whether_prefixes_are_shared(given, expected, tmp_path):
+    values = define_flags()
+    parse(values, ["generate", "--prompt=abc", *([] if given is None else [f"--share_prefixes={given}"])])
+    assert run_options(values)["share_prefixes"] == expected
+    assert method_of(run_options(values)) == Autoregressive()
+    if isinstance(expected, bool):
+        config = tmp_path / "config.py"
+        config.write_text(f"def get_config():\n    return {{'share_prefixes': {expected}}}\n")
+        values = define_flags()
+        parse(values, ["generate", f"--config={config}"])
+        assert values.share_prefixes is expected
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (["prompt_lookup", "--tree_size=4"], build_method("prompt_lookup", tree_size=4)),
@@ -145,6 +162,20 @@ def test_flags_reach_the_library(ask_generate, tiny_gguf):
     told = ask_generate("--prompt=abc", f"--stop={stop}", "--stop=never")
     assert told["finish_reason"] == "stop"
     assert stop not in told["text"]
+
+
+def test_prompts_of_a_file_share_their_beginning(ask_generate, tmp_path, monkeypatch):
+    caches = []
+    results = jaxdec.Run.results
+    monkeypatch.setattr(
+        jaxdec.Run, "results", lambda run: caches.append(type(run.state.cache).__name__) or results(run)
+    )
+    stem = "the sea is wide and deep and so on and on, "
+    lines = [{"prompt": stem + end} for end in ("then", "but", "so")]
+    flags = (f"--prompt_file={write_lines(tmp_path / 'prompts.jsonl', *lines)}", "--raw")
+    answers = [ask_generate(*flags, *more)["generations"] for more in ([], ["--share_prefixes=true"])]
+    assert caches == ["ContiguousCache", "SharedPrefixCache"]
+    assert [line["token_ids"] for line in answers[1]] == [line["token_ids"] for line in answers[0]]
 
 
 def test_the_plain_text_is_that_of_the_json(ask_generate, run_generate, tiny_gguf):

@@ -25,7 +25,7 @@ from jaxdec.decoding.sampling import GREEDY, Sampling
 from jaxdec.decoding.speculative import step_cost, verification
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/generate.md", "docs/speculative.md")
+PAGES = ("README.md", "docs/generate.md", "docs/speculative.md", "docs/shared_prefixes.md")
 FEW = 12  # tokens
 LAUNCHERS = {f"experiments.{module.__name__.split('.')[-1]}": module.main for module in (datastore, generate, trace)}
 
@@ -86,7 +86,9 @@ def test_python_blocks_run(page, quick, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "number"), [("docs/generate.md", 9), ("docs/speculative.md", 7)])
+@pytest.mark.parametrize(
+    ("page", "number"), [("docs/generate.md", 9), ("docs/speculative.md", 7), ("docs/shared_prefixes.md", 2)]
+)
 def test_shell_blocks_run(page, number, quick, tmp_path, monkeypatch, capsys):
     found = commands(page)
     assert len(found) >= number
@@ -104,9 +106,11 @@ def test_shell_blocks_run(page, number, quick, tmp_path, monkeypatch, capsys):
             assert json.loads(output)["new_tokens"] > 0
         else:
             assert output or "--out" in line
-    name, ids = {"docs/generate.md": ("answers.jsonl", ["joke", 1]), "docs/speculative.md": ("said.jsonl", [0, 1])}[
-        page
-    ]
+    name, ids = {
+        "docs/generate.md": ("answers.jsonl", ["joke", 1]),
+        "docs/speculative.md": ("said.jsonl", [0, 1]),
+        "docs/shared_prefixes.md": ("said_words.jsonl", [0, 1]),
+    }[page]
     answers = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
     assert [answer["id"] for answer in answers] == ids
     assert (tmp_path / "trace.html").exists() == (page == "docs/speculative.md")

@@ -55,6 +55,8 @@ BAD = [
     (["--prompt=a", "--method=draft_model", "--draft_layers=0", "--draft_model=x"], "give one of --draft_model and"),
     (["--prompt=a", "--draft_layers=0"], "method 'greedy' has no option 'draft_layers'"),
     (["--prompt=a", "--method=beam", "--option=num_return=many"], "method 'beam' does not take these options"),
+    (["--prompt=a", "--share_prefixes=yes"], "flag --share_prefixes=yes: it must be auto, true or false"),
+    (["--prompt=a", "--option=share_prefixes=True"], "there is a flag for that, --share_prefixes"),
     (["--prompt=a", "--option=tree_size"], "--option=tree_size: write it as --option=NAME=VALUE"),
     (["--prompt=a", "--option=num_beams=4"], "--option=num_beams=4: there is a flag for that, --num_beams"),
     (["--prompt=a", "--option=sampling=4"], "there is a flag for that, --temperature"),
