@@ -40,15 +40,16 @@ def get_config() -> ConfigDict:
 
     config.smoke = ConfigDict()
     config.smoke.model = ""
-    config.smoke.per_group = ConfigDict({"families": 1, "domains": 3})
+    config.smoke.per_group = ConfigDict({"families": 1, "domains": 2})
     config.smoke.new_tokens = 12
     config.smoke.long_text = 24
     config.smoke.foreign_characters = 60_000
     config.smoke.nodes = (8,)
     config.smoke.constants = (32.0,)
     config.smoke.designs = False
-    config.smoke.search_per_group = ConfigDict({"families": 1, "domains": 2})
+    config.smoke.search_per_group = ConfigDict({"families": 1, "domains": 1})
     config.smoke.orders = 2
+    config.smoke.clock_nodes = (0, 7)
     config.smoke.timing_seconds = 0.05
     config.smoke.decoded_per_group = ConfigDict({"families": 1, "domains": 1})
     return config

@@ -17,7 +17,15 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-BARS = ("prompt lookup", "adaptive cold", "static foreign", "adaptive foreign", "static own", "adaptive own")
+BARS = (
+    "prompt lookup",
+    "adaptive cold",
+    "static foreign",
+    "adaptive foreign",
+    "static own",
+    "adaptive own",
+    "prompt learnt",
+)
 
 
 def draw_figures(results: Results, folder: Path) -> list[dict[str, Any]]:
@@ -37,18 +45,18 @@ def draw_figures(results: Results, folder: Path) -> list[dict[str, Any]]:
 def draw_families(results: Results, path: Path) -> None:
     """A group of bars per family."""
     plt = _pyplot()
-    families = results.groups_of(FAMILIES)
-    width = 0.8 / len(BARS)
+    families, bars = results.groups_of(FAMILIES), [arm for arm in BARS if arm in results.counts]
+    width = 0.8 / len(bars)
     with matplotlib.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7.0, 2.6), layout="constrained")
-        for number, arm in enumerate(BARS):
+        for number, arm in enumerate(bars):
             values = [results.rate(arm, results.keys(FAMILIES, family)) for family in families]
-            places = [place + (number - (len(BARS) - 1) / 2) * width for place in range(len(families))]
+            places = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(families))]
             ax.bar(places, values, width, label=arm, color=f"C{number}")
         ax.axhline(1.3, color="k", lw=0.8, ls="--")
         ax.set(ylabel="tokens per call", ylim=(1, None))
         ax.set_xticks(range(len(families)), families)
-        figure.legend(loc="outside lower center", ncols=len(BARS), frameon=False)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
         _write(figure, path)
 
 

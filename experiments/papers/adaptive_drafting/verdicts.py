@@ -5,9 +5,11 @@ prompt by prompt, with its bootstrap interval (95 %): it holds above zero, fails
 zero.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.benchmarks.harness import LOUD
 from experiments.papers.adaptive_drafting.arms import DEPTH, NODES, best_first_name, chain_name, puct_name
 from experiments.papers.adaptive_drafting.carrying import slope_interval
 from experiments.papers.adaptive_drafting.greedy_texts import DOMAINS, FAMILIES
@@ -25,6 +27,9 @@ HIGHER = 1.2
 """What "about 20% higher acceptance" has to reach."""
 SPEEDUPS = (1.78, 2.47)
 """Smallest and largest in the authors' figures."""
+UNEVEN = 0.7
+"""Ratio of the time of a pass to that of a shorter one below which the machine was not quiet. (Some sizes do take longer than
+the next, whole tile.)"""
 PAPER_SPEEDUPS = "1.78x to 2.47x over plain decoding (Vicuna 7B to 33B, Llama-2 7B and 13B; three benchmarks)"
 UNDECIDED = "an interval contains zero"
 
@@ -53,9 +58,11 @@ def all_claims(results: Results, nodes: Sequence[int], constants: Sequence[float
     ]
 
 
-def each_gain(results: Results, pairs: Sequence[tuple[str, str, str]]) -> tuple[str, list[Interval]]:
+def each_gain(
+    results: Results, pairs: Sequence[tuple[str, str, str]], which: str | None = None
+) -> tuple[str, list[Interval]]:
     """``label: 1.50 against 1.40, +0.10 [...]`` for ``(label, ours, theirs)``, over the prompts that all of them have."""
-    keys = results.keys(arms=[arm for _, *arms in pairs for arm in arms])
+    keys = results.keys(which, arms=[arm for _, *arms in pairs for arm in arms])
     gains = [results.gain(ours, theirs, keys) for _, ours, theirs in pairs]
     text = "; ".join(
         f"{label}: {results.rate(ours, keys):.2f} against {results.rate(theirs, keys):.2f}, {told(gain, 2)}"
@@ -109,16 +116,16 @@ def above_floor(results: Results, arm: str) -> dict[str, Any]:
     """Tokens per call in every family."""
     families = results.groups_of(FAMILIES)
     low = [f for f in families if results.rate(arm, results.keys(FAMILIES, f)) <= FLOOR]
-    plain = results.rate("static foreign", results.keys(FAMILIES))
+    why = f"not in {', '.join(low)}: the table holds what the target said to {len(results.groups) - 1} other prompts"
+    if "prompt learnt" in results.counts:
+        copies = ", ".join(f"{f} {results.rate('prompt learnt', results.keys(FAMILIES, f)):.2f}" for f in low)
+        why += f", and knows little of this prompt; adaptive with the prompt learnt: {copies}"
     return claim(
         f"{arm}: above {FLOOR} tokens per call in every family",
         "drafts of a small corpus already pay (253 MB of text: 1.9x)",
         by_family(results, lambda keys: f"{results.rate(arm, keys):.2f}"),
         [not low],
-        {
-            False: f"not in {', '.join(low)}: a table of {len(results.groups)} short texts does not hold what these say; "
-            f"foreign text alone has {plain:.2f} over all families"
-        },
+        {False: why},
     )
 
 
@@ -134,7 +141,7 @@ def gap_widens(results: Results, domain: str) -> dict[str, Any]:
         f"gain {first:+.2f} tokens per call in the first third of the prompts, {last:+.2f} in the last; slope "
         f"{told(slope, 4)} per prompt",
         [sign_verdict(slope)],
-        {None: f"{UNDECIDED}", False: "the gain falls"},
+        {None: UNDECIDED, False: "the gain falls"},
     )
 
 
@@ -177,15 +184,24 @@ def tree_above_chain(results: Results, nodes: Sequence[int]) -> dict[str, Any]:
 
 
 def own_above_foreign(results: Results) -> dict[str, Any]:
-    """Corpus."""
-    pairs = [(kind, f"{kind} own", f"{kind} foreign") for kind in ("static", "adaptive")]
-    text, gains = each_gain(results, pairs)
+    """Corpus; where prompts have near duplicates, and where they have not."""
+    texts, verdicts = [], []
+    for which in (FAMILIES, DOMAINS):
+        pairs = [(f"{which}, {kind}", f"{kind} own", f"{kind} foreign") for kind in ("static", "adaptive")]
+        text, gains = each_gain(results, pairs, which)
+        texts.append(text)
+        verdicts += [sign_verdict(gain) for gain in gains]
+    code = results.keys(FAMILIES, "code")
+    own, foreign = results.rate("static own", code), results.rate("static foreign", code)
     return claim(
         "a table of the model's own texts is better than one of foreign text",
         "the table approximates the model's law; corpora of chat or code by task",
-        text,
-        [sign_verdict(gain) for gain in gains],
-        {None: UNDECIDED, False: "the foreign corpus is better"},
+        "; ".join(texts),
+        verdicts,
+        {
+            None: f"{UNDECIDED}: for the family code, {foreign:.2f} with foreign sources against {own:.2f} (static)",
+            False: "the foreign corpus is better in at least one of the comparisons",
+        },
     )
 
 
@@ -267,7 +283,8 @@ def higher_acceptance(results: Results) -> dict[str, Any]:
     keys, tolds, verdicts = results.keys(FAMILIES), [], []
     for corpus in ("own", "foreign"):
         ours, theirs = (results.accepted_per_step(f"{kind} {corpus}", keys) for kind in ("adaptive", "static"))
-        tolds.append(f"{corpus} corpus: {theirs:.2f} to {ours:.2f} guesses a step, {ours / theirs - 1:+.0%}")
+        change = f", {ours / theirs - 1:+.0%}" if theirs else ""
+        tolds.append(f"{corpus} corpus: {theirs:.2f} to {ours:.2f} guesses a step{change}")
         verdicts.append(ours >= HIGHER * theirs)
     copies = results.accepted_per_step("prompt lookup", keys)
     return claim(
@@ -312,13 +329,18 @@ def predicted(results: Results, arms: Sequence[str]) -> dict[str, Any]:
             best[family] = max(value, best.get(family, 0.0))
     costs = ", ".join(f"{n}: {ms / results.step_ms[1]:.2f}" for n, ms in results.step_ms.items())
     slow = [family for family, value in best.items() if value < SPEEDUPS[0]]
+    curve = [ms for _, ms in sorted(results.step_ms.items())]
+    noisy = any(later < UNEVEN * earlier for earlier, later in itertools.pairwise(curve))
     return claim(
         f"the speed-up that tokens per call, cost of a pass and drafting promise here is in the paper's range (at least "
         f"{SPEEDUPS[0]}x in every family)",
         PAPER_SPEEDUPS,
         f"{'; '.join(tolds)}. T(n) / T(1): {costs}",
-        [bool(best) and not slow],
-        {False: f"not in {', '.join(slow) or 'any'}: verifying is not free on a processor, and the table is small"},
+        [None if noisy else bool(best) and not slow],
+        {
+            None: "a pass over more tokens seemed to take less time than one over fewer: the machine was not quiet",
+            False: f"not in {', '.join(slow) or 'any'}: verifying is not free on a processor, and the table is small",
+        },
     )
 
 
@@ -328,13 +350,17 @@ def measured(results: Results) -> dict[str, Any]:
     ratios = {arm: results.clock_ratios(arm) for arm in arms}
     ours = [arm for arm in arms if arm.startswith("aded")]
     loads = [entry["foreign_load"] for entry in results.clock if entry["foreign_load"] is not None]
-    load = f"foreign load {sum(loads) / len(loads):.2f} cores on average" if loads else "foreign load unknown"
+    average = sum(loads) / len(loads) if loads else 0.0
+    load = f"foreign load {average:.2f} cores on average" if loads else "foreign load unknown"
     text = "; ".join(f"{arm} {found['all']:.2f}x" for arm, found in ratios.items())
     best = max((ratios[arm]["all"] for arm in ours), default=0.0)
     return claim(
         f"measured at batch 1, text by text against greedy decoding in turns, at least {SPEEDUPS[0]}x",
         PAPER_SPEEDUPS,
         f"{text} (medians; {load})",
-        [best >= SPEEDUPS[0]],
-        {False: f"{best:.2f}x at best: see the costs of a pass"},
+        [None if average > LOUD else best >= SPEEDUPS[0]],
+        {
+            None: "others kept the machine busy: take the times again",
+            False: f"{best:.2f}x at best: see the costs of a pass",
+        },
     )

@@ -27,6 +27,11 @@ LEVELS = {
     "adaptive own": 2.0,
     "adaptive cold": 1.5,
     "best-first, 8 nodes": 1.9,
+    "prompt learnt": 2.1,
+    "foreign, prompt learnt": 1.7,
+    "cold, prompt learnt": 1.6,
+    "prompt learnt, step 1": 2.2,
+    "prompt learnt, step 1, depth 8": 2.3,
     "chain, 4 nodes": 1.5,
     "chain, 8 nodes": 1.6,
     "chain, 16 nodes": 1.6,
@@ -42,7 +47,7 @@ NODES_OF = dict.fromkeys(LEVELS, 16) | {name: 8 for name in LEVELS if "8 nodes" 
 
 def counts(rate: float, wobble: float = 0.0) -> dict:
     """1000 tokens at about this rate."""
-    calls = round(1000 / (rate + wobble))
+    calls = min(1000, round(1000 / (rate + wobble)))
     accepted = 1000 - calls
     drafted, half = [calls, calls], accepted // 2
     return {
@@ -98,7 +103,7 @@ def made_up(changes: dict) -> Results:
             "group": group,
             "round": 0,
             "seconds": seconds,
-            "foreign_load": 0.1,
+            "foreign_load": changes.get("load", 0.05),
             "difference": None,
         }
         for (s, i), (_, group) in KEYS.items()
@@ -108,7 +113,7 @@ def made_up(changes: dict) -> Results:
             ("aded, 7 nodes", changes.get("time", 1.0)),
         )
     ]
-    passes = {1: 10.0, 5: 10.0, 9: 10.0, 17: changes.get("pass", 10.5)}
+    passes = {1: 10.0, 5: 20.0 if "uneven" in changes else 10.0, 9: 10.0, 17: changes.get("pass", 10.5)}
     return Results(
         groups=KEYS,
         counts=found,
@@ -146,6 +151,7 @@ CLAIMS = (
     "the reward as it was meant",
     "c1 = 32",
     "adaptation raises acceptance",
+    "learning the prompt",
     "the speed-up that",
     "measured at batch 1",
 )
@@ -159,10 +165,17 @@ TIE, WRONG = {"position": 3, "gap": 1e-5}, {"position": 3, "gap": 0.5}
         ({"differences": [TIE], "widens": 0.0, "climbs": 0.0}, dict.fromkeys((5, 6, 10, 11))),
         (
             {"differences": [TIE, WRONG], "widens": -0.05, "adaptive cold": 1.9, "time": 1.3},
-            dict.fromkeys((0, 5, 6, 10, 11, 17), False),
+            dict.fromkeys((0, 5, 6, 10, 11, 16, 18), False),
         ),
-        ({"differences": [{"position": 3, "gap": None}], "pass": 20.0}, {0: False, 16: False}),
-        ({"calls": 1, "chain, 8 nodes": 2.5}, {0: False, 8: False}),
+        ({"differences": [{"position": 3, "gap": None}], "pass": 20.0}, {0: False, 17: False}),
+        (
+            {"load": 0.2, "uneven": True},
+            {17: None, 18: None},
+        ),
+        (
+            {"calls": 1, "chain, 8 nodes": 2.5, "prompt learnt, step 1, depth 8": 2.1},
+            {0: False, 8: False, 16: False},
+        ),
         ({"in": [("adaptive own", "edit", 1.5)], "chain, 4 nodes": 2.5}, {1: False, 8: False, 12: None}),
         ({"in": [("static own", "math", 2.0)], "PUCT published c1=32, 8 nodes": 2.3}, {1: None, 13: False}),
         (
@@ -176,9 +189,9 @@ TIE, WRONG = {"position": 3, "gap": 1e-5}, {"position": 3, "gap": 0.5}
         ),
         (
             {"in": [(f"adaptive {x}", "chat", 2.9) for x in ("own", "foreign")], "static own": 1.95},
-            {7: False, 15: False},
+            {7: False, 15: False, 16: False},
         ),
-        ({"static foreign": 1.58, "adaptive foreign": 1.95, "static own": 1.57}, {9: False}),
+        ({"static foreign": 1.58, "adaptive foreign": 1.95, "static own": 1.57}, {9: False, 16: False}),
     ],
 )
 def test_every_claim_can_fail(changes, others):
@@ -186,6 +199,13 @@ def test_every_claim_can_fail(changes, others):
     assert all(entry["claim"].startswith(text) for entry, text in zip(found, CLAIMS, strict=True))
     assert {n: entry["reproduced"] for n, entry in enumerate(found) if entry["reproduced"] is not True} == others
     assert all(entry["reason"] for entry in found if entry["reproduced"] is not True)
+
+
+def test_a_table_that_never_guesses_right_is_judged_too():
+    results = made_up({"static own": 0.5, "static foreign": 0.5})
+    found = all_claims(results, NODES, CONSTANTS)
+    assert found[15]["measured"].startswith("own corpus: 0.00 to 1.0")
+    assert found[3]["reproduced"] is False
 
 
 def test_rates_and_speedups_by_hand():
@@ -251,8 +271,8 @@ def test_the_smoke_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((out / "metrics.json").read_text())
-    assert len(metrics["claims"]) == len(CLAIMS)
+    assert len(metrics["claims"]) == len(CLAIMS) - 1  # arms that depart from the paper are left out
     assert {claim["reproduced"] for claim in metrics["claims"]} == {None}
     texts_and_replays = metrics["claims"][0]["measured"]
-    assert texts_and_replays.startswith("60 of 60 texts of the target equal")
+    assert texts_and_replays.startswith("56 of 56 texts of the target equal")
     assert (out / "families.svg").exists()
