@@ -1,0 +1,1 @@
+"""Parts of the replica of Hydragen: caches, times, texts, and what is said about them."""
