@@ -15,6 +15,7 @@ from experiments.benchmarks import figures
 from experiments.benchmarks.papers_page import papers_page
 from experiments.evaluation import figures as evaluation_figures
 from experiments.evaluation import page as evaluation
+from experiments.evaluation import precision_page as precision
 from experiments.record import markdown_table, write_text
 
 SUITES = ("cpu_decode", "gpu_decode")
@@ -126,10 +127,11 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         raise FileNotFoundError(f"--out: there is no folder {results}")
     newest = {suite: newest_results(results, suite) for suite in SUITES}
     evaluations = evaluation.newest_results(results / "evaluation")
+    precisions = precision.newest_precision_results(results / "evaluation")
     pages = {
         docs / "benchmarks.md": benchmarks_page(newest),
         docs / "papers.md": papers_page(results / "papers"),
-        docs / "evaluation.md": evaluation.evaluation_page(evaluations),
+        docs / "evaluation.md": evaluation.evaluation_page(evaluations, precisions),
     }
     if check:
         stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
@@ -137,6 +139,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         drawn += [
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
+        drawn += [results / "evaluation" / name for document in precisions for name in precision.figure_names(document)]
         stale += [path for path in drawn if not path.is_file()]
         for path in stale:
             what = "is not what the results say" if path.is_file() else "is missing"
@@ -148,6 +151,8 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         figures.draw(document, results)
     for document in evaluations:
         evaluation_figures.draw(document, results / "evaluation")
+    for document in precisions:
+        precision.draw_precision(document, results / "evaluation")
     for path, text in pages.items():
         write_text(path, text)
         say(console, f"wrote {path}")

@@ -12,7 +12,11 @@ from experiments.record import PROJECT_ROOT
 
 OUT = PROJECT_ROOT / "benchmarks" / "results" / "evaluation"
 SMOKE_OUT = PROJECT_ROOT / "out" / "evaluation"
-SUITES = ("specbench",)
+SUITES = {
+    "specbench": "speculative methods on six families of prompts, in the manner of Spec-Bench",
+    "precision": "what models in bfloat16 and int8 cost and give, beside float32",
+}
+FLAGS_OF_ONE_SUITE = {"methods": "specbench", "dtype": "specbench", "peer": "specbench", "measure": "precision"}
 SMOKE = {"limit": 1, "rounds": 1, "max_new_tokens": 8, "repeats": 0}
 """What a smoke run takes where nothing else is asked for."""
 QUICK_COMPILING = "jax_disable_most_optimizations"
@@ -33,10 +37,14 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", "float32", ["float32", "bfloat16", "float64", "int8"], "of the model", flag_values=values
     )
+    about = (
+        "parts of 'precision' to measure: quality, timing (default: both); the other is taken from the newest result"
+    )
+    flags.DEFINE_list("measure", None, about, flag_values=values)
     integer("max_new_tokens", None, "budget of every prompt (default 64, smoke 8)", 2)
-    integer("rounds", None, "how often everything timed is measured (default 2, smoke 1)", 1)
+    integer("rounds", None, "how often everything timed is measured (default 2, of 'precision' 5, smoke 1)", 1)
     flags.DEFINE_list("families", None, "families of prompts (default: all)", flag_values=values)
-    integer("limit", None, "prompts per family and domain (default: all, smoke 1)", 1)
+    integer("limit", None, "prompts per family and domain (default: all, of 'precision' 2, smoke 1)", 1)
     integer("repeats", None, "how often a loud round of a prompt is repeated (default 1, smoke 0)", 0)
     flags.DEFINE_float("wait_quiet", 0.0, "seconds to wait for a quiet machine before each round of a prompt", lower_bound=0.0,
                        flag_values=values)  # fmt: skip
@@ -67,7 +75,7 @@ def run_command(arguments: Sequence[str], description: str) -> int:
             print(f"{description}\n{values.get_help(include_special_flags=False)}")
             return 0
         if values.suite == "list":
-            print("specbench: speculative methods on six families of prompts, in the manner of Spec-Bench")
+            print("\n".join(f"{name}: {about}" for name, about in SUITES.items()))
             return 0
         return evaluate(values, console)
     except (flags.Error, ValueError, OSError) as error:
@@ -84,55 +92,93 @@ def evaluate(values: flags.FlagValues, console: Console) -> int:
     if values.suite not in SUITES:
         given = "none was given" if values.suite is None else f"got {values.suite!r}"
         raise ValueError(f"--suite must be one of {', '.join(SUITES)}, or list; {given}")
+    for name, suite in FLAGS_OF_ONE_SUITE.items():
+        if values[name].present and values.suite != suite:
+            raise ValueError(f"--{name} is a flag of --suite={suite}, got it with --suite={values.suite}")
     import jax
 
     from experiments.benchmarks.worker_process import WorkerError
-    from experiments.evaluation import page, specbench
+    from experiments.evaluation import page, precision, precision_page, specbench
     from experiments.papers import progress
 
-    options = options_of(values)
+    options = options_of(values) if values.suite == "specbench" else precision_options_of(values)
     options.out.mkdir(parents=True, exist_ok=True)  # what cannot be written to is found out now
     before = jax.config.values[QUICK_COMPILING]
+    suite = specbench if values.suite == "specbench" else precision
     try:
         jax.config.update(QUICK_COMPILING, before or options.smoke)
         with progress.on_stderr() as shown:
-            path = specbench.run(options, console, shown)
+            path = suite.run(options, console, shown)
     except WorkerError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     finally:
         jax.config.update(QUICK_COMPILING, before)
-    print(page.section(page.read_result(path), with_figures=False))
+    if values.suite == "specbench":
+        print(page.section(page.read_result(path), with_figures=False))
+    else:
+        print(precision_page.precision_section(precision_page.read_precision(path), with_figures=False))
     print(path)
     return 0
 
 
 def options_of(values: flags.FlagValues) -> Any:
-    """The suite's options.
+    """Options of the suite ``specbench``.
 
     Raises:
       ValueError: an unknown arm or family.
     """
-    import jaxdec
     from experiments.evaluation.arms import DEFAULT_ARMS, choose_arms
-    from experiments.evaluation.prompts import FAMILY_PROMPTS, choose, read_questions
     from experiments.evaluation.specbench import Options
 
+    common = common_options(values, Options)
+    return Options(
+        arms=tuple(choose_arms(values.methods or DEFAULT_ARMS)),
+        dtype=values.dtype,
+        peer=values.peer,
+        **common,
+    )
+
+
+def precision_options_of(values: flags.FlagValues) -> Any:
+    """Options of the suite ``precision``.
+
+    Raises:
+      ValueError: an unknown part or family.
+    """
+    from experiments.evaluation.precision import MEASURES, PrecisionOptions
+
+    measure = tuple(values.measure or MEASURES)
+    if unknown := [name for name in measure if name not in MEASURES]:
+        raise ValueError(f"--measure must be some of {', '.join(MEASURES)}; got {unknown[0]!r}")
+    return PrecisionOptions(measure=measure, **common_options(values, PrecisionOptions))
+
+
+def common_options(values: flags.FlagValues, options: type) -> dict[str, Any]:
+    """What both suites have.
+
+    Args:
+      values: the flags.
+      options: the suite's class of options, for its defaults.
+
+    Raises:
+      ValueError: an unknown family.
+    """
+    import jaxdec
+    from experiments.evaluation.prompts import FAMILY_PROMPTS, choose, read_questions
+
     jaxdec.enable_compilation_cache()
-    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(options)}
     preset: Callable[[str], Any] = lambda name: SMOKE.get(name, defaults[name]) if values.smoke else defaults[name]  # noqa: E731
     given: dict[str, Any] = {name: preset(name) if values[name].value is None else values[name].value for name in SMOKE}
     families = tuple(values.families or ())
     choose(read_questions(FAMILY_PROMPTS, "family"), families, given["limit"])
-    return Options(
-        out=Path(values.out).expanduser() if values.out else SMOKE_OUT if values.smoke else OUT,
-        arms=tuple(choose_arms(values.methods or DEFAULT_ARMS)),
-        families=families,
-        model="smoke" if values.smoke else values.model,
-        dtype=values.dtype,
-        wait_quiet=values.wait_quiet,
-        seed=values.seed,
-        peer=values.peer,
-        smoke=values.smoke,
+    return {
+        "out": Path(values.out).expanduser() if values.out else SMOKE_OUT if values.smoke else OUT,
+        "families": families,
+        "model": "smoke" if values.smoke else values.model,
+        "wait_quiet": values.wait_quiet,
+        "seed": values.seed,
+        "smoke": values.smoke,
         **given,
-    )
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.evaluation import figures
+from experiments.evaluation import figures, precision_page
 from experiments.evaluation.prompts import COPY_HEAVY
 from experiments.evaluation.summary import ALL
 from experiments.record import markdown_table
@@ -125,9 +125,10 @@ def newest_results(folder: Path) -> list[dict[str, Any]]:
     return [newest[key] for key in sorted(newest)]
 
 
-def evaluation_page(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page."""
-    return ENVIRONMENT.from_string(PAGE).render(documents=documents, section=section).rstrip() + "\n"
+def evaluation_page(documents: Sequence[Mapping[str, Any]], precision: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The whole page: results of ``specbench``, then those of ``precision``."""
+    speculative = ENVIRONMENT.from_string(PAGE).render(documents=documents, section=section).rstrip()
+    return f"{speculative}\n\n{precision_page.chapter(precision).rstrip()}\n"
 
 
 def section(d: Mapping[str, Any], with_figures: bool = True) -> str:

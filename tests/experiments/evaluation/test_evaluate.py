@@ -34,7 +34,8 @@ def run(monkeypatch, capsys):
 def test_list_and_help(run):
     assert run("--suite=list")[:2] == (
         0,
-        "specbench: speculative methods on six families of prompts, in the manner of Spec-Bench\n",
+        "specbench: speculative methods on six families of prompts, in the manner of Spec-Bench\n"
+        "precision: what models in bfloat16 and int8 cost and give, beside float32\n",
     )
     status, out, _ = run("--help")
     assert status == 0
@@ -45,7 +46,7 @@ def test_list_and_help(run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--suite must be one of specbench, or list; none was given"),
+        ([], "--suite must be one of specbench, precision, or list; none was given"),
         (["--suite=mt_bench"], "got 'mt_bench'"),
         (["--suite=specbench", "--methods=greedy,medusa"], "got 'medusa'"),
         (["--suite=specbench", "--families=poems"], "--families must be some of chat, code"),
@@ -72,6 +73,9 @@ def smoke(tmp_path_factory):
     flags = ["evaluate", "--suite=specbench", "--smoke", f"--out={folder}", "--families=chat,edit", f"--methods={ARMS}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxdec, "enable_compilation_cache", lambda: None)
+        patch.setattr(
+            "experiments.evaluation.setting.sources_digest", lambda: "the same"
+        )  # whatever is edited meanwhile
 
         def broken(document):
             raise ValueError("broken off")
@@ -81,6 +85,7 @@ def smoke(tmp_path_factory):
     kept = sorted(path.name for path in next(folder.glob(".*.parts")).iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxdec, "enable_compilation_cache", lambda: None)
+        patch.setattr("experiments.evaluation.setting.sources_digest", lambda: "the same")
         for name in ("greedy_outputs", "drafting_cost", "over_domain", "relative_step_cost"):
             patch.setattr(specbench, name, lambda *_, **__: pytest.fail("computed twice"))
         patch.setattr(
