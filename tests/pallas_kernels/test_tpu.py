@@ -56,7 +56,7 @@ def interpreted(call, *arrays):
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("name", PREFIX)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_prefix_attention_equals_reference(name, dtype):
     arrays, groups = prefix_inputs(PREFIX[name], dtype)
     call = lambda lengths, offsets: prefix_attention(  # noqa: E731
@@ -67,7 +67,7 @@ def test_prefix_attention_equals_reference(name, dtype):
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("num_splits", [None, 3])
+@pytest.mark.parametrize("num_splits", [pytest.param(None, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", DECODE)
 def test_decode_attention_equals_reference(name, num_splits):
     inputs = decode_inputs(DECODE[name])
@@ -97,7 +97,7 @@ def lower(call, *arrays):
     assert "tpu_custom_call" in text
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("name", PREFIX_SHAPES)
 def test_prefix_attention_lowers_at_real_shapes(name, dtype):
     shape, integers = PREFIX_SHAPES[name], np.int32
@@ -114,7 +114,7 @@ def test_prefix_attention_lowers_at_real_shapes(name, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("name", DECODE_SHAPES)
 def test_decode_attention_lowers_at_real_shapes(name, dtype):
     shape = DECODE_SHAPES[name]
