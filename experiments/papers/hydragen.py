@@ -16,23 +16,31 @@ import jaxdec
 from experiments.papers.diverse_beam.continuation_lists import loaded_model
 from experiments.papers.parts import Parts
 from experiments.papers.progress import Progress
-from experiments.papers.shared_prefixes import decoding, texts, timing
+from experiments.papers.shared_prefixes import timing
 from experiments.papers.shared_prefixes.counting import count
 from experiments.papers.shared_prefixes.figures import draw_figures
+from experiments.papers.shared_prefixes.measurements import (
+    attention_shapes,
+    needle_part,
+    rate_part,
+    shape_of,
+    tree_part,
+)
 from experiments.papers.shared_prefixes.results import Results, counted_case
 from experiments.papers.shared_prefixes.tables import tables
 from experiments.papers.shared_prefixes.verdicts import all_claims
-from jaxdec.decoding import Autoregressive, Prompt, Sampling
+from jaxdec.decoding import Autoregressive
 from jaxdec.loading import LoadedModel
-from jaxdec.shared_prompts import share
 
+OWN = ("caches", "counting", "decoding", "measurements", "texts", "timing")
+KERNELS = ("merge", "prefix_attention", "tiled_attention")
 COMPUTING = tuple(
     importlib.import_module(name)
     for name in (
-        *(f"experiments.papers.shared_prefixes.{name}" for name in ("caches", "counting", "decoding", "texts", "timing")),
-        *(f"pallas_kernels.{name}" for name in ("merge.xla", "prefix_attention.xla", "tiled_attention.xla")),
+        *(f"experiments.papers.shared_prefixes.{name}" for name in OWN),
+        *(f"pallas_kernels.{name}.xla" for name in KERNELS),
     )
-)  # fmt: skip
+)
 """A change to these makes all parts anew."""
 
 
@@ -90,62 +98,6 @@ def run(config: Mapping[str, Any], out_dir: Path, progress: Progress) -> dict[st
     }
 
 
-def shape_of(lm: LoadedModel) -> dict[str, Any]:
-    """Number of layers; query heads, key/value heads and width of a head."""
-    config: Any = getattr(lm.model.module, "config")  # noqa: B009
-    return {"layers": config.num_layers, "sizes": [config.num_heads, config.num_kv_heads, config.head_dim]}
-
-
-def attention_shapes(own: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """Rows, shared tokens, own tokens: the grid, then the sweep over suffixes at its end."""
-    grid = [(batch, prefix, own["suffix"]) for batch in own["batches"] for prefix in own["prefixes"]]
-    sweep = [(own["batches"][-1], own["prefixes"][-1], suffix) for suffix in own["suffixes"]]
-    return [*grid, *(case for case in sweep if case not in grid)]
-
-
-def rate_part(lm: Any, own: Mapping[str, Any], batch: int, prefix: int, progress: Progress) -> dict[str, Any]:
-    """Texts of one batch, in three arms."""
-    model, encode = lm().model, lm().tokenizer.encode
-    prompts = texts.continuations(encode, prefix, batch)
-    arms = decoding.rate_arms(prompts, own["new_tokens"], prefix)
-    times = decoding.time_arms(arms, Autoregressive(), model, own["rounds"], progress)
-    plain = times["arms"]["alone"]["texts"]
-    same = {arm: decoding.same_texts(model, prompts, plain, times["arms"][arm]["texts"]) for arm in decoding.ARMS[1:]}
-    return {**times, "same": same}
-
-
-def needle_part(lm: LoadedModel, own: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
-    """Answers with and without sharing, and without the facts."""
-    found = []
-    with progress.task("needles", len(own["seeds"])) as advance:
-        for seed in own["seeds"]:
-            prompts, answers = texts.needles(lm.tokenizer.encode, own["tokens"], seed)
-            blind, _ = texts.needles(lm.tokenizer.encode, own["tokens"], seed, facts=False)
-
-            def said(questions, sharing):
-                arm = decoding.Arm(*share(Prompt.create(questions, own["new_tokens"]), questions, sharing))
-                return decoding.run_arm(arm, Autoregressive(), lm.model, lambda: 0.0)["texts"]
-
-            plain, shared, guessed = said(prompts, False), said(prompts, True), said(blind, True)
-            right = {
-                name: texts.answered([lm.tokenizer.decode(ids) for ids in told], answers)
-                for name, told in (("plain", plain), ("shared", shared), ("without facts", guessed))
-            }
-            same = decoding.same_texts(lm.model, prompts, plain, shared)
-            found.append({"questions": len(prompts), "tokens": len(prompts[0]), "right": right, "same": same})
-            advance("")
-    return found
-
-
-def tree_part(lm: LoadedModel, own: Mapping[str, Any], seed: int, progress: Progress) -> dict[str, Any]:
-    """Samples of several problems, by no, one and two levels."""
-    prompts, trees = texts.example_tree(
-        lm.tokenizer.encode, own["shots"], own["problem"], own["problems"], own["samples"]
-    )
-    arms = decoding.tree_arms(prompts, trees, own["new_tokens"], seed)
-    return decoding.time_arms(arms, Autoregressive(Sampling(1.0)), lm.model, own["rounds"], progress)
-
-
 def notes(results: Results) -> list[str]:
     """What a reader has to know beside the claims."""
     loads = ", ".join(f"{part} {'unknown' if load is None else f'{load:.2f}'}" for part, load in results.loads.items())
@@ -154,7 +106,9 @@ def notes(results: Results) -> list[str]:
         f"that others kept busy while each part was timed, largest of the part: {loads}. Above 0.1 the times are not to be "
         "relied on: take them again on a quiet machine.",
         "Attention alone and steps run over random entries, the same ones in both layouts. Attention is told per layer, "
-        "several of which take turns, so that no keys stay in the processor's cache.",
+        "several of which take turns, so that no keys stay in the processor's cache. Random entries put the model where no "
+        "text does, and rounding grows from layer to layer there: the logits of whole steps say less than the texts, which "
+        "are compared token by token.",
         "A step of 16 rows reads all weights too, and the products with them take most of its time where attention is cheap: "
         "what sharing can gain in whole steps is bounded by the steps without any prefix, given beside them.",
         "The paper's throughputs leave the prefill out. Here both are told: every row prefilled by itself is what decoding "

@@ -250,7 +250,7 @@ def tree_bytes(results: Results) -> dict[str, Any]:
         "memory that is saved is what larger batches need",
         ", ".join(f"{name}: {size / 1e6:.1f} MB" for name, size in held.items()),
         [held["two levels"] < min(held["root"], held["leaves"]) <= max(held["root"], held["leaves"]) < held["none"]],
-        {False: "room is kept in steps of 64 slots, which can exceed what is shared"},
+        {False: "a row has room for 128 slots at least: where problem and text fit, a second level saves none of it"},
     )
 
 

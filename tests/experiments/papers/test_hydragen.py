@@ -15,6 +15,7 @@ from experiments.papers.shared_prefixes import decoding, texts
 from experiments.papers.shared_prefixes.caches import copied, formula, random_shared, tokens_held
 from experiments.papers.shared_prefixes.counting import count
 from experiments.papers.shared_prefixes.figures import draw_figures
+from experiments.papers.shared_prefixes.measurements import attention_shapes, shape_of
 from experiments.papers.shared_prefixes.results import Results, bound, counted_case
 from experiments.papers.shared_prefixes.tables import tables
 from experiments.papers.shared_prefixes.timing import attention_part, in_turns, speed_ups, step_part
@@ -130,9 +131,9 @@ def test_trees_fit_their_prompts():
 
 def test_shapes_of_a_model_and_of_the_grid():
     lm = LoadedModel(tiny_transformer(), byte_tokenizer(), "random")
-    assert hydragen.shape_of(lm) == {"layers": 2, "sizes": [4, 2, 8]}
+    assert shape_of(lm) == {"layers": 2, "sizes": [4, 2, 8]}
     own = {"batches": (1, 2), "prefixes": (8, 16), "suffix": 4, "suffixes": (0, 4, 9)}
-    shapes = hydragen.attention_shapes(own)
+    shapes = attention_shapes(own)
     assert shapes == [(1, 8, 4), (1, 16, 4), (2, 8, 4), (2, 16, 4), (2, 16, 0), (2, 16, 9)]
 
 
