@@ -1,5 +1,6 @@
 """The replica of Hydragen: caches and counts by hand, times by a clock of our own, texts, and every verdict both ways."""
 
+import dataclasses
 import itertools
 import json
 
@@ -11,14 +12,14 @@ from hypothesis import strategies as st
 from experiments.papers import hydragen
 from experiments.papers.command import run_command
 from experiments.papers.progress import NoProgress
-from experiments.papers.shared_prefixes import decoding, texts
+from experiments.papers.shared_prefixes import decoding, texts, timing
 from experiments.papers.shared_prefixes.caches import copied, formula, random_shared, tokens_held
 from experiments.papers.shared_prefixes.counting import count
 from experiments.papers.shared_prefixes.figures import draw_figures
 from experiments.papers.shared_prefixes.measurements import attention_shapes, shape_of
 from experiments.papers.shared_prefixes.results import Results, bound, counted_case
 from experiments.papers.shared_prefixes.tables import tables
-from experiments.papers.shared_prefixes.timing import attention_part, in_turns, speed_ups, step_part
+from experiments.papers.shared_prefixes.timing import in_turns, speed_ups
 from experiments.papers.shared_prefixes.verdicts import all_claims
 from jaxdec.decoding import Autoregressive, Prompt
 from jaxdec.loading import LoadedModel
@@ -69,16 +70,27 @@ def test_times_are_per_pass_and_in_turns():
     assert speed_ups({"milliseconds": {"copied": [3.0, 8.0], "shared": [1.0, 2.0]}}) == [3.0, 4.0]
 
 
-def test_attention_and_steps_agree_in_both_layouts():
-    (case,) = attention_part([(3, 20, 4)], SIZES, 2, 1, 0.0, NoProgress())
+def test_attention_and_steps_agree_in_both_layouts(monkeypatch):
+    lengths = {}
+
+    def run_once(sides, rounds, seconds):
+        for name, call in sides.items():
+            call(1)
+            if hasattr(call, "box"):
+                lengths[name] = call.box[0].length.tolist()
+        return {"milliseconds": {"copied": [6.0], "shared": [2.0]}, "foreign_load": None}
+
+    monkeypatch.setattr(timing, "in_turns", run_once)
+    (case,) = timing.attention_part([(3, 20, 4)], SIZES, 2, 1, 0.0, NoProgress())
     assert 0 < case["difference"] < 1e-5
-    assert set(case["milliseconds"]) == {"copied", "shared"}
-    (case,) = step_part(tiny_transformer(), [2], [16], 4, 1, 0.0, NoProgress())
+    assert case["milliseconds"] == {"copied": [3.0], "shared": [1.0]}  # of one layer
+    (case,) = timing.step_part(tiny_transformer(), [2], [16], 4, 1, 0.0, NoProgress())
     assert (case["batch"], case["prefix"], case["suffix"]) == (2, 16, 4)
     assert 0 < case["difference"] < 1e-3
     assert case["held"] == {"copied": 2 * 20, "shared": 16 + 2 * 4}
     assert case["formula"] == 24 / 40
-    assert set(case["milliseconds"]) == {"copied", "shared", "none"}
+    assert case["milliseconds"] == {"copied": [6.0], "shared": [2.0]}
+    assert lengths == {"copied": [20, 20], "shared": [20, 20], "none": [4, 4]}
 
 
 def test_arms_decode_the_same_texts_and_are_timed_apart():
@@ -95,6 +107,8 @@ def test_arms_decode_the_same_texts_and_are_timed_apart():
     assert decoding.rates({"arms": found}, "shared", prefill=True) == [3 * 5 / 2] * 2
     assert decoding.rates({"arms": found}, "shared", prefill=False) == [3 * 4 / 1] * 2
     plain = found["alone"]["texts"]
+    turned = dataclasses.replace(arms["alone"], row_of=np.array([2, 0, 1]))
+    assert decoding.run_arm(turned, Autoregressive(), model, lambda: 0.0)["texts"] == [plain[2], plain[0], plain[1]]
     wrong = [*plain[:2], [*plain[2][:3], (plain[2][3] + 1) % 40, plain[2][4]]]
     same = decoding.same_texts(model, prompts, plain, wrong)
     assert (same["texts"], same["equal"], same["ties"], len(same["gaps"])) == (3, 2, 0, 1)
