@@ -98,6 +98,7 @@ def test_arms_decode_the_same_texts_and_are_timed_apart():
     prompts = texts.continuations(encode, 192, 3)
     assert {tuple(prompt[:192]) for prompt in prompts} == {tuple(prompts[0][:192])}
     assert len(set(map(tuple, prompts))) == 3
+    prompts = [[*prompt, 70 + row] for row, prompt in enumerate(prompts)]  # then texts differ
     arms = decoding.rate_arms(prompts, 5, 192)
     ticks = itertools.count()
     found = decoding.time_arms(arms, Autoregressive(), model, 2, NoProgress(), lambda: float(next(ticks)))["arms"]
@@ -107,6 +108,7 @@ def test_arms_decode_the_same_texts_and_are_timed_apart():
     assert decoding.rates({"arms": found}, "shared", prefill=True) == [3 * 5 / 2] * 2
     assert decoding.rates({"arms": found}, "shared", prefill=False) == [3 * 4 / 1] * 2
     plain = found["alone"]["texts"]
+    assert [plain[2], plain[0], plain[1]] != plain
     turned = dataclasses.replace(arms["alone"], row_of=np.array([2, 0, 1]))
     assert decoding.run_arm(turned, Autoregressive(), model, lambda: 0.0)["texts"] == [plain[2], plain[0], plain[1]]
     wrong = [*plain[:2], [*plain[2][:3], (plain[2][3] + 1) % 40, plain[2][4]]]
