@@ -5,7 +5,7 @@ of 32 to 4096, prefixes of 128 to 1024 tokens (2048 for attention alone) instead
 
     python -m experiments.reproduce --paper=hydragen --out=benchmarks/results/papers/hydragen
 
-Expected figures: the speed-up of attention rising with rows and prefix and falling with the length of the suffix; steps that
+Expected figure: the speed-up of attention rising with rows and prefix and falling with the length of the suffix; steps that
 hardly get longer with a shared prefix. Time: about 10 minutes on 2 cores; the smoke run under two. Needs no accelerator;
 fetches SmolLM2-135M-Instruct once (the smoke run uses a tiny random model). To take the times again, on a quiet machine,
 remove ``parts/attention.json``, ``parts/steps.json``, ``parts/rates_*.json`` and ``parts/tree.json`` from the folder of the

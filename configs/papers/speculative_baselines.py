@@ -1,13 +1,13 @@
 """Speculative decoding and its baselines: draft models, prompt lookup, lookahead, REST; tokens per call, laws, and speed.
 
-Sources: Leviathan et al. 2023 (arXiv 2211.17192), Chen et al. 2023 (arXiv 2302.01318); prompt lookup (Saxena 2023); lookahead
+Source: Leviathan et al. 2023 (arXiv 2211.17192), Chen et al. 2023 (arXiv 2302.01318); prompt lookup (Saxena 2023); lookahead
 (arXiv 2402.02057); REST (arXiv 2311.08252); Spec-Bench (arXiv 2401.07851). The 7B and 13B targets become SmolLM2-135M, the
 68M draft models become some of its layers, as they are or distilled here for a few minutes, and REST's collection becomes what
 the target wrote for that. Prompts: six families of eight.
 
     python -m experiments.reproduce --paper=speculative_baselines --out=benchmarks/results/papers/speculative_baselines
 
-Expected figures: the cost of a pass rising with its tokens; tokens per step of chains near (1 - a^(g+1)) / (1 - a); tokens per
+Expected figure: the cost of a pass rising with its tokens; tokens per step of chains near (1 - a^(g+1)) / (1 - a); tokens per
 call by family, prompt lookup high where text is copied. Time: about 20 minutes on 2 cores; the smoke run under two. Needs no
 accelerator; fetches SmolLM2-135M-Instruct once (the smoke run uses a tiny random model). To take the times again, on a quiet
 machine, remove ``parts/curve.json`` and ``parts/timing.json`` from the folder of the result and run the same command.

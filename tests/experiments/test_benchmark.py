@@ -221,7 +221,9 @@ def test_check_gives_a_clear_answer_in_a_fresh_clone(tmp_path, monkeypatch, caps
     clean = {**os.environ, "PYTHONPATH": str(clone)}
     done = launch("--render", "--check", cwd=clone, env=clean)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"benchmarks\.md and .*papers\.md are what the results in .* say\n$", done.stderr)
+    assert re.search(
+        r"benchmarks\.md and .*papers\.md and .*evaluation\.md are what the results in .* say\n$", done.stderr
+    )
     (clone / "docs" / "benchmarks.md").write_text("typed by hand")
     done = launch("--render", "--check", cwd=clone, env=clean)
     assert done.returncode == 1

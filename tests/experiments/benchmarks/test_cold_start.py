@@ -122,6 +122,7 @@ def test_an_interruption_leaves_no_process(tmp_path):
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
         threading.Thread(target=interrupt).start()
         try:
             ColdStart([sys.executable, "-S", "-c", {inner!r}], {{}}).call("measure")

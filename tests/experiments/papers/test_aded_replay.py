@@ -23,6 +23,8 @@ from jaxdec.decoding.speculative.trigram_table import TrigramTable, build_trigra
 from jaxdec.decoding.speculative.verification import Verified, longest_path
 from tests.tiny_models import tiny_transformer
 
+pytestmark = pytest.mark.slow  # compiles for most of a minute
+
 VOCAB = 41
 PROMPTS = ((1, 2, 3), (4, 5), (6, 7, 8, 9, 6, 7))
 

@@ -16,6 +16,8 @@ from jaxdec.training import distillation_loss
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
 
+pytestmark = pytest.mark.slow  # compiles for most of a minute
+
 TEXTS = [{"prompt": [1, 2, 3], "tokens": [4, 5]}, {"prompt": [6], "tokens": [7, 8, 9, 10, 11, 12, 13]},
          {"prompt": [14, 15], "tokens": [16]}]  # fmt: skip
 

@@ -40,6 +40,8 @@ from jaxdec.language_model import LanguageModel
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
 
+pytestmark = pytest.mark.slow  # compiles for most of a minute
+
 HIDDEN = NoProgress()
 
 
