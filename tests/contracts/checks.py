@@ -12,6 +12,7 @@ import scipy.stats
 
 from jaxdec.decoding import Method, Prompt, Sampling, decode, stream
 from jaxdec.decoding.loop import UNLIMITED, advance, start
+from jaxdec.decoding.prefix_sharing import PrefixSharing
 from jaxdec.language_model import LanguageModel
 from tests.contracts.expected import Text
 from tests.reference import full_logits
@@ -42,6 +43,15 @@ def check_text(method: Method, model: LanguageModel, prompt: Prompt, expected: S
         )
         ties += 1
     return ties
+
+
+def check_sharing(method: Method, model: LanguageModel, prompt: Prompt, sharing: PrefixSharing):
+    """What prompts share can be fed and kept once: the same texts, after the same number of passes."""
+    expected, found = decode(method, model, prompt), decode(method, model, prompt.replace(sharing=sharing))
+    for row in range(expected.tokens.shape[0]):
+        assert texts_of(found, row) == texts_of(expected, row), f"prompt {row}: another text when prefixes are shared"
+    np.testing.assert_allclose(found.log_prob, expected.log_prob, rtol=1e-4, atol=1e-3)
+    assert found.target_calls.tolist() == expected.target_calls.tolist()
 
 
 def check_law(

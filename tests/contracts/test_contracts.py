@@ -8,12 +8,17 @@ import pytest
 
 from jaxdec.decoding import Autoregressive, Guarantee, Prompt, decode
 from jaxdec.decoding.methods import METHODS
+from jaxdec.decoding.prefix_sharing import Node, PrefixSharing
 from tests.contracts import checks
 from tests.contracts.expected import GreedyTexts
 from tests.contracts.table import BUDGET, DETERMINISTIC, NO_SCRIPT, PROMPTS, SAMPLED, identifier, x64
 from tests.tiny_models import tiny_transformer
 
 RAGGED_BUDGETS = (BUDGET, 5, 9, 1)
+STEM = (5, 6, 7, 8, 9, 10)
+SHARED_PROMPTS = ((*STEM, 1, 4, 3), (*STEM, 1, 4, 7, 7), (*STEM, 2), (11, 12))
+SHARED_NODES = [[Node(0, 3, 0, 6)], [Node(0, 2, 6, 8)]]
+ALSO_IN_A_HURRY = {"greedy", "beam", "aded", "draft_model:tree"}  # those of the default run; the slow one has all
 
 
 @pytest.fixture(scope="module", params=DETERMINISTIC, ids=identifier)
@@ -108,6 +113,27 @@ def test_traces(row):
     first = Prompt.create([list(prompt) for prompt in PROMPTS], RAGGED_BUDGETS, eos_tokens=[3, 5], seed=1)
     second = Prompt.create([[1] * 17, [2], [3], [4, 4]], [3, 9, 2, 11], eos_tokens=[7, 8], seed=2)
     checks.check_traces(*built(row, 4), [first, second])
+
+
+def sharing_of(prompts, nodes):
+    """A batch with ragged budgets, and what its prompts share."""
+    prompts = [list(prompt) for prompt in prompts]
+    prompt = Prompt.create(prompts, RAGGED_BUDGETS, eos_tokens=checks.NO_ENDS, seed=2)
+    return prompt, PrefixSharing.of(prompts, nodes, max(RAGGED_BUDGETS), prompt.capacity)
+
+
+@pytest.mark.parametrize(
+    "sharing_row",
+    [
+        pytest.param(row, id=identifier(row), marks=[] if row.name in ALSO_IN_A_HURRY else [pytest.mark.slow])
+        for row in (*DETERMINISTIC, *(row for row in SAMPLED if row.name == "sample:plain"))
+    ],
+)
+def test_sharing(sharing_row):
+    with x64(True):  # no ties
+        method, model = built(sharing_row, 4, "float64")
+        checks.check_sharing(method, model, *sharing_of(SHARED_PROMPTS, SHARED_NODES))
+    jax.clear_caches()
 
 
 def test_every_named_method_has_a_row():

@@ -2,10 +2,19 @@
 
 import pytest
 
-from jaxdec.decoding import BeamSearch, Prompt
+from jaxdec.decoding import Autoregressive, BeamSearch, Prompt
+from jaxdec.decoding.prefix_sharing import Node
 from tests.contracts import checks, wrong
-from tests.contracts.table import BUDGET, PLAIN_LAW, PROMPTS
-from tests.contracts.test_contracts import RAGGED_BUDGETS, batch, end_tokens, greedy_texts, model_of
+from tests.contracts.table import BUDGET, PLAIN_LAW, PROMPTS, x64
+from tests.contracts.test_contracts import (
+    RAGGED_BUDGETS,
+    SHARED_PROMPTS,
+    batch,
+    end_tokens,
+    greedy_texts,
+    model_of,
+    sharing_of,
+)
 
 
 def fails(check, *arguments, **options):
@@ -45,6 +54,16 @@ def test_wrong_statistics_are_caught(method):
 
 def test_reading_unused_slots_is_caught():
     fails(checks.check_unused_slots, wrong.ReadsUnusedSlots(), model_of("float32"), ragged())
+
+
+def test_sharing_what_is_not_shared_is_caught():
+    """The last row is said to begin like the others, and does not."""
+    prompts = [*SHARED_PROMPTS[:3], tuple(token + 1 for token in SHARED_PROMPTS[0])]
+    with x64(True):
+        message = fails(
+            checks.check_sharing, Autoregressive(), model_of("float64"), *sharing_of(prompts, [[Node(0, 4, 0, 6)]])
+        )
+    assert "prompt 3: another text when prefixes are shared" in message
 
 
 def test_depending_on_the_batch_is_caught():
