@@ -44,7 +44,7 @@ def main(arguments: Sequence[str], interrupts: Interrupts) -> int:
     except BrokenPipeError:  # whoever read our output has had enough: the status of a process that SIGPIPE ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at the end
         return 128 + signal.SIGPIPE
-    except (flags.Error, ValueError, OSError) as error:
+    except (flags.Error, ValueError, OSError, FloatingPointError) as error:  # the last: a model that returns NaN
         answers.say(f"error: {error}")
         return 2
 

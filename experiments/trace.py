@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], interrupts: Interrupts) -> int:
     except KeyboardInterrupt:
         answers.say(NOTHING)
         return 130
-    except (flags.Error, ValueError, OSError) as error:
+    except (flags.Error, ValueError, OSError, FloatingPointError) as error:  # the last: a model that returns NaN
         answers.say(f"error: {error}")
         return 2
 

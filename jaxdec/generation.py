@@ -156,7 +156,7 @@ class Run:
             vocab_size=lm.model.vocab_size,
             max_positions=lm.model.max_positions,
         )
-        texts_per_prompt = getattr(self.method, "num_beams", num_samples)
+        texts_per_prompt = getattr(self.method, "num_beams", getattr(self.method, "num_samples", 1))
         self.prompt, self._row_of = share(unshared, token_ids, share_prefixes, texts_per_prompt)
         self.model = lm.model.accompanied(**take_companions(method, method_options, lm))
         if auto:

@@ -78,7 +78,7 @@ def run_command(arguments: Sequence[str], description: str) -> int:
             print("\n".join(f"{name}: {about}" for name, about in SUITES.items()))
             return 0
         return evaluate(values, console)
-    except (flags.Error, ValueError, OSError) as error:
+    except (flags.Error, ValueError, OSError, FloatingPointError) as error:  # the last: a model that returns NaN
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
 

@@ -1,8 +1,11 @@
 """The launcher: what its flags do."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxdec
@@ -317,3 +320,18 @@ def test_a_process_streams_and_says_the_rest_on_stderr(start_generate, tiny_gguf
     first, last = err.splitlines()
     assert first == f"Loading {tiny_gguf} ..."
     assert "tokens/s" in last
+
+
+def test_a_model_that_returns_nan_is_one_clear_line(run_generate, tiny_gguf, monkeypatch):
+    load = jaxdec.load
+
+    def damaged(*arguments, **options):
+        lm = load(*arguments, **options)
+        params = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), lm.model.params)
+        return dataclasses.replace(lm, model=lm.model.replace(params=params))
+
+    monkeypatch.setattr(jaxdec, "load", damaged, raising=False)
+    status, out, err = run_generate(f"--model={tiny_gguf}", "--prompt=abc", "--max_new_tokens=3", "--json")
+    assert (status, out) == (2, "")
+    assert "returned NaN logits for prompt 0: its weights are damaged" in err
+    assert "Traceback" not in err
