@@ -1,3 +1,5 @@
+"""Config files set flags and fields, and unknown ones are refused."""
+
 import pytest
 from absl import flags
 

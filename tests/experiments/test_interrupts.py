@@ -1,3 +1,5 @@
+"""Ctrl-C is answered at any moment."""
+
 import os
 import signal
 import subprocess

@@ -1,3 +1,5 @@
+"""Progress goes to stderr, as a bar or as plain lines."""
+
 import contextlib
 import io
 import sys

@@ -1,3 +1,5 @@
+"""Files of prompts: what is read and what is refused."""
+
 import json
 
 import pytest

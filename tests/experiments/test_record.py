@@ -1,3 +1,5 @@
+"""Results are written whole, with what they were made with."""
+
 import json
 import math
 import os

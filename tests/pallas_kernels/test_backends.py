@@ -1,3 +1,5 @@
+"""The first backend that fits is taken; when none does, all reasons are shown."""
+
 import re
 
 import jax.numpy as jnp

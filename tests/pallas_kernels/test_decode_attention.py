@@ -1,3 +1,5 @@
+"""Attention of new tokens to the slots of their row equals the reference."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""Merging attention states is a commutative monoid."""
+
 import itertools
 
 import jax

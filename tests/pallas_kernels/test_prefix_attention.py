@@ -1,3 +1,5 @@
+"""Attention to shared keys equals the reference, whatever the groups."""
+
 import itertools
 
 import jax

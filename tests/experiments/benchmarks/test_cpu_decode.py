@@ -1,3 +1,5 @@
+"""The suite `cpu_decode`: what it measures and what it claims."""
+
 import pytest
 
 from experiments.benchmarks import cpu_decode

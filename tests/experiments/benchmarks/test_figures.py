@@ -1,3 +1,5 @@
+"""Figures show the numbers of a result."""
+
 import re
 
 import pytest

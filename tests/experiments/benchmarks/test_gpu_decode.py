@@ -1,3 +1,5 @@
+"""The suite `gpu_decode`, on a tiny model without a GPU."""
+
 import copy
 import dataclasses
 

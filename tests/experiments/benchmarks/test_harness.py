@@ -1,3 +1,5 @@
+"""Rounds are interleaved, loud ones repeated, and medians taken."""
+
 import itertools
 import json
 import statistics

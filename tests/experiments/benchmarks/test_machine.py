@@ -1,3 +1,5 @@
+"""What is said of a machine, and how foreign load is told."""
+
 import os
 
 import pytest

@@ -1,3 +1,5 @@
+"""The page of papers is what the results of the replicas say."""
+
 import json
 
 import pytest

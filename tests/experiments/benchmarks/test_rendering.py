@@ -1,3 +1,5 @@
+"""Pages and tables are rendered from results, and stale ones noticed."""
+
 import json
 import re
 

@@ -1,3 +1,5 @@
+"""Sides that take part or are absent, and results that are written whole."""
+
 import json
 import os
 

@@ -1,3 +1,5 @@
+"""Verdicts follow from the numbers of a result."""
+
 import pytest
 
 from experiments.benchmarks.targets import TARGETS, Target, judge, way_to_bfloat16
