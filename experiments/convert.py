@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.interrupts import STATUS, Interrupts
+from experiments.all_or_nothing import NOTHING, run_command, say
+from experiments.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from absl import flags
 
 FORMATS = ("safetensors", "orbax")
 DTYPES = ("float32", "bfloat16")
-NOTHING = "Interrupted: nothing was written."
 
 
 def main(arguments: Sequence[str], interrupts: Interrupts) -> int:
@@ -31,26 +31,7 @@ def main(arguments: Sequence[str], interrupts: Interrupts) -> int:
       arguments: the command line, the program's name first.
       interrupts: installed, if Ctrl-C is to be answered.
     """
-    # Imported here, where Ctrl-C is answered already.
-    from absl import flags, logging
-
-    logging.set_verbosity(logging.WARNING)  # jax reports every accelerator it does not find
-    values = define_flags()
-    try:
-        rest = values(["--help" if argument == "-h" else argument for argument in arguments])
-        if len(rest) > 1:
-            raise ValueError(f"{rest[1]!r} is not a flag; flags are written --name=value")
-        if values.help:
-            print(f"{__doc__}\n{values.get_help(include_special_flags=False)}", flush=True)
-            return 0
-        convert(values, interrupts)
-        return 0
-    except KeyboardInterrupt:
-        say(NOTHING)
-        return STATUS
-    except (flags.Error, ValueError, OSError) as error:
-        say(f"error: {error}")
-        return 2
+    return run_command(arguments, __doc__, define_flags, lambda values: convert(values, interrupts))
 
 
 def define_flags() -> "flags.FlagValues":
@@ -108,12 +89,9 @@ def convert(values: "flags.FlagValues", interrupts: Interrupts) -> None:
     say(f"{out}: {size / 1e6:.1f} MB, {values.dtype}, {values.format}")
 
 
-def say(message: str) -> None:
-    """Print to stderr."""
-    print(message, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
     handler = Interrupts(when_nothing_is_lost=NOTHING)
     handler.install()
-    sys.exit(main(sys.argv, handler))
+    status = main(sys.argv, handler)
+    handler.ignore()
+    sys.exit(status)

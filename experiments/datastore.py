@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.interrupts import STATUS, Interrupts
+from experiments.all_or_nothing import NOTHING, run_command, say
+from experiments.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from absl import flags
@@ -29,7 +30,6 @@ KINDS = {"suffix": "--method=suffix_retrieval --datastore", "trigram": "--method
 """Kinds of files, and the flags that take them."""
 MAX_TOKENS = 1_000_000
 PIECE = 1 << 20  # characters tokenised at once
-NOTHING = "Interrupted: nothing was written."
 
 
 class Collected(NamedTuple):
@@ -53,27 +53,12 @@ def main(arguments: Sequence[str], interrupts: Interrupts) -> int:
       arguments: the command line, the program's name first.
       interrupts: installed, if Ctrl-C is to be answered.
     """
-    # Imported here, where Ctrl-C is answered already.
-    from absl import flags, logging
 
-    logging.set_verbosity(logging.WARNING)  # jax reports every accelerator it does not find
-    values = define_flags()
-    try:
-        rest = values(["--help" if argument == "-h" else argument for argument in arguments])
-        if len(rest) > 1:
-            raise ValueError(f"{rest[1]!r} is not a flag; flags are written --name=value")
-        if values.help:
-            print(f"{__doc__}\n{values.get_help(include_special_flags=False)}", flush=True)
-            return 0
+    def work(values: "flags.FlagValues") -> None:
         check(values)
         build(values, interrupts)
-        return 0
-    except KeyboardInterrupt:
-        say(NOTHING)
-        return STATUS
-    except (flags.Error, ValueError, OSError) as error:
-        say(f"error: {error}")
-        return 2
+
+    return run_command(arguments, __doc__, define_flags, work)
 
 
 def define_flags() -> "flags.FlagValues":
@@ -208,11 +193,6 @@ def token_ids(text: "Text", tokenizer: "Tokenizer", vocab_size: int, enough: int
         ids += tokenizer.encode(piece, add_bos=False)
         start = end
     return ids, min(start, len(text.text))
-
-
-def say(message: str) -> None:
-    """Print to stderr."""
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
