@@ -2,7 +2,7 @@
 
 He et al. 2023, "REST: Retrieval-Based Speculative Decoding" (arXiv 2311.08252). The suffix array lists the positions of the
 collection in the order of the texts that begin there; all occurrences of a stretch of tokens are neighbours in it. Only the
-first ``ordered`` tokens of each suffix are compared when it is built.
+first 32 tokens of each suffix are compared when it is built.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from jaxdec.array_files import load_arrays, save_arrays
 from jaxdec.typing import Array, Int
 
 KIND = "jaxdec datastore"
+ORDERED = 32  # tokens that suffixes are compared by; a power of two
 
 
 class Datastore(struct.PyTreeNode):
@@ -33,13 +34,12 @@ class Datastore(struct.PyTreeNode):
     vocabulary: str = struct.field(pytree_node=False, default="")
 
 
-def build_datastore(texts: list[list[int]], vocab_size: int, ordered: int = 32, vocabulary: str = "") -> Datastore:
+def build_datastore(texts: list[list[int]], vocab_size: int, vocabulary: str = "") -> Datastore:
     """Build a datastore from token lists, on the host.
 
     Args:
       texts: token ids of each text.
       vocab_size: of the model.
-      ordered: tokens that suffixes are compared by; rounded up to a power of two.
       vocabulary: see :class:`Datastore`.
 
     Raises:
@@ -54,7 +54,7 @@ def build_datastore(texts: list[list[int]], vocab_size: int, ordered: int = 32, 
     # Prefix doubling (Manber & Myers 1993): ranks by the first k tokens give ranks by the first 2 k.
     rank = np.unique(flat, return_inverse=True)[1].astype(np.int64)
     reach = 1
-    while reach < ordered:
+    while reach < ORDERED:
         behind = np.concatenate([rank[reach:] + 1, np.zeros(min(reach, len(rank)), np.int64)])[: len(rank)]
         rank = np.unique(rank * (len(rank) + 2) + behind, return_inverse=True)[1].astype(np.int64)
         reach *= 2

@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdec.decoding.speculative.datastore import Datastore
+from jaxdec.decoding.speculative.datastore import ORDERED, Datastore
 from jaxdec.decoding.speculative.tree import ROOT, DraftTree
 from jaxdec.typing import Array, Bool, Int
 
@@ -46,6 +46,10 @@ class SuffixRetrieval:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_suffix < self.min_suffix:
             raise ValueError(f"max_suffix must be at least min_suffix ({self.min_suffix}), got {self.max_suffix}")
+        if self.max_suffix > ORDERED:
+            raise ValueError(
+                f"max_suffix must be at most {ORDERED}, by which datastores are ordered, got {self.max_suffix}"
+            )
         if self.num_nodes > self.max_matches * self.max_depth:
             most = self.max_matches * self.max_depth
             raise ValueError(f"num_nodes must be at most max_matches * max_depth ({most}), got {self.num_nodes}")

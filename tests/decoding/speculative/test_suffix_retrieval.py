@@ -107,6 +107,10 @@ def test_files_keep_everything_and_damage_is_noticed(tmp_path):
         (lambda: build_datastore([[-2]], 5), "token id -2, outside"),
         (lambda: SuffixRetrieval(num_nodes=0), "num_nodes must be at least 1, got 0"),
         (lambda: SuffixRetrieval(max_suffix=1), r"max_suffix must be at least min_suffix \(2\), got 1"),
+        (
+            lambda: SuffixRetrieval(max_suffix=33),
+            "max_suffix must be at most 32, by which datastores are ordered, got 33",
+        ),
         (lambda: SuffixRetrieval(num_nodes=9, max_depth=2, max_matches=4), r"at most max_matches \* max_depth \(8\)"),
     ],
 )
