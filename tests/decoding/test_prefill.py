@@ -10,7 +10,9 @@ from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
 
 
-@pytest.mark.parametrize("largest_chunk", [64, 16, 7, 1])
+@pytest.mark.parametrize(
+    "largest_chunk", [pytest.param(64, marks=pytest.mark.slow), 16, pytest.param(7, marks=pytest.mark.slow), 1]
+)
 def test_logits_and_cache_are_those_of_each_prompt_alone(largest_chunk, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_CHUNK", largest_chunk)
     model = tiny_transformer(scale=4.0)

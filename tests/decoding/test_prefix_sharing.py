@@ -108,7 +108,7 @@ METHODS = {
 }
 
 
-SLOW = {"prompt_lookup", "diverse_beams", "beams"}  # add no path of their own to those of the others
+SLOW = {"prompt_lookup", "diverse_beams", "beams", "tree", "greedy"}  # the contract suite has the like in float64
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])

@@ -57,7 +57,10 @@ def test_linear_takes_both_kinds_of_matrices():
     np.testing.assert_allclose(out, linear(x, w), atol=2e-3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"attention_bias": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, *(pytest.param(c, marks=pytest.mark.slow) for c in ({"tie_embeddings": False}, {"attention_bias": True}))],
+)
 def test_a_model_in_int8_is_close_to_the_original_and_decodes_like_itself(changes):
     model = tiny_transformer(scale=4.0, **changes)
     small = in_int8(model)

@@ -306,6 +306,7 @@ def smoke(tmp_path_factory):
     return kept, first, again, folder
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_goes_on_from_its_parts(smoke):
     kept, (status, first), _, folder = smoke
     assert status == 0
@@ -314,6 +315,7 @@ def test_a_run_that_broke_off_goes_on_from_its_parts(smoke):
     assert [path.name for path in folder.iterdir() if "parts" in path.name] == []
 
 
+@pytest.mark.slow
 def test_a_smoke_run_measures_everything_and_claims_nothing(smoke):
     _, (_, found), *_ = smoke
     assert found["stem"] == f"precision_smoke_smoke_{found['host']}_{found['date']}"
@@ -333,6 +335,7 @@ def test_a_smoke_run_measures_everything_and_claims_nothing(smoke):
     assert all(row["relative"]["1"]["samples"] == [1] for row in found["timing"]["rows"])
 
 
+@pytest.mark.slow
 def test_timing_can_be_taken_again_alone(smoke):
     _, (_, first), (status, again), _ = smoke
     assert status == 0
@@ -344,6 +347,7 @@ def test_timing_can_be_taken_again_alone(smoke):
     ]
 
 
+@pytest.mark.slow
 def test_the_earlier_part_must_be_of_the_same_texts(smoke):
     *_, (_, again), folder = smoke
     options = precision.PrecisionOptions(folder, smoke=True)

@@ -70,6 +70,7 @@ def test_times_are_per_pass_and_in_turns():
     assert speed_ups({"milliseconds": {"copied": [3.0, 8.0], "shared": [1.0, 2.0]}}) == [3.0, 4.0]
 
 
+@pytest.mark.slow
 def test_attention_and_steps_agree_in_both_layouts(monkeypatch):
     lengths = {}
 
@@ -93,6 +94,7 @@ def test_attention_and_steps_agree_in_both_layouts(monkeypatch):
     assert lengths == {"copied": [20, 20], "shared": [20, 20], "none": [4, 4]}
 
 
+@pytest.mark.slow
 def test_arms_decode_the_same_texts_and_are_timed_apart():
     model = tiny_transformer(scale=4.0, vocab_size=NUM_TOKENS)
     prompts = texts.continuations(encode, 192, 3)
