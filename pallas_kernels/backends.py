@@ -2,6 +2,7 @@
 
 A backend is a function. It refuses arguments that it cannot take by raising ``NotImplementedError(reason)`` while jax traces
 it, before anything compiles. The backends of an operation are ordered; XLA is the last one and takes everything.
+What no device has run is not taken by itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,10 @@ from typing import Any
 
 import jax
 
-PLATFORMS = {"tpu": "tpu", "xla": None}
+PLATFORMS = {"tpu": "tpu", "hopper": "gpu", "xla": None}
+CAPABILITIES = {"hopper": "9.0"}  # of a GPU, where its instructions are what a backend is made of
+UNTRIED = frozenset({"tpu", "hopper"})
+"""Interpreted and lowered, but run on no device yet: what is wrong with them could not be seen. Taken only when named."""
 
 
 def dispatch(operation: str, backends: Mapping[str, Callable[..., Any]], implementation: str | None, *args, **kwargs):
@@ -31,7 +35,7 @@ def dispatch(operation: str, backends: Mapping[str, Callable[..., Any]], impleme
         raise ValueError(f"implementation must be None or one of {', '.join(backends)}; got {implementation!r}")
     reasons = []
     for name in backends if implementation is None else (implementation,):
-        if implementation is None and (reason := elsewhere(name)):
+        if implementation is None and (reason := why_not(name)):
             reasons.append(f"{name}: {reason}")
             continue
         try:
@@ -41,12 +45,16 @@ def dispatch(operation: str, backends: Mapping[str, Callable[..., Any]], impleme
     raise NotImplementedError(f"no implementation of {operation} takes these arguments: " + "; ".join(reasons))
 
 
-def elsewhere(name: str) -> str:
-    """Why a backend is not for jax's default device, or an empty string."""
+def why_not(name: str) -> str:
+    """Why a backend is not taken unless it is named, or an empty string."""
     wanted, platform = PLATFORMS[name], jax.default_backend()
-    if wanted in (None, platform):
-        return ""
-    return f"runs on {wanted}, and jax's default platform is {platform}"
+    if wanted not in (None, platform):
+        return f"runs on {wanted}, and jax's default platform is {platform}"
+    capability = CAPABILITIES.get(name)
+    found = None if capability is None else getattr(jax.devices()[0], "compute_capability", None)
+    if found != capability:
+        return f"runs on compute capability {capability}, and the default device has {found}"
+    return "has not been run on a device yet, and is taken only when named" if name in UNTRIED else ""
 
 
 def with_gradient_of(plain: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The first backend that fits is taken; when none does, all reasons are shown."""
 
 import re
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -39,3 +40,20 @@ def test_other_errors_pass_through():
 
     with pytest.raises(TypeError, match="a mistake"):
         dispatch("op", {"xla": wrong}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "capability", "reason"),
+    [
+        ("hopper", "gpu", "8.0", "runs on compute capability 9.0, and the default device has 8.0"),
+        ("hopper", "gpu", "9.0", "has not been run on a device yet, and is taken only when named"),
+        ("tpu", "tpu", None, "has not been run on a device yet, and is taken only when named"),
+    ],
+)
+def test_what_no_device_has_run_is_taken_only_when_named(monkeypatch, name, platform, capability, reason):
+    monkeypatch.setattr("jax.default_backend", lambda: platform)
+    monkeypatch.setattr("jax.devices", lambda: [types.SimpleNamespace(compute_capability=capability)])
+    backends = {name: lambda: name, "xla": refusing("none")}
+    with pytest.raises(NotImplementedError, match=re.escape(f"{name}: {reason}; xla: none")):
+        dispatch("op", backends, None)
+    assert dispatch("op", backends, name) == name
