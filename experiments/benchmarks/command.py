@@ -8,11 +8,16 @@ from absl import flags
 from rich.console import Console
 
 from experiments.benchmarks import cpu_decode, gpu_decode, rendering
+from experiments.benchmarks.kernels import suite as kernels
 from experiments.benchmarks.suite import Options
 from experiments.benchmarks.worker_process import PROJECT_ROOT, WorkerError
 from experiments.interrupts import STATUS
 
-SUITES: dict[str, Callable[[Options, Console], Path]] = {"cpu_decode": cpu_decode.run, "gpu_decode": gpu_decode.run}
+SUITES: dict[str, Callable[[Options, Console], Path]] = {
+    "cpu_decode": cpu_decode.run,
+    "gpu_decode": gpu_decode.run,
+    "kernels": kernels.run,
+}
 RESULTS = PROJECT_ROOT / "benchmarks" / "results"
 DOCS = PROJECT_ROOT / "docs"
 SMOKE_RESULTS = PROJECT_ROOT / "out" / "benchmarks"

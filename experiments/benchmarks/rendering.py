@@ -12,13 +12,16 @@ import jinja2
 from rich.console import Console
 
 from experiments.benchmarks import figures
+from experiments.benchmarks.kernels import figures as kernel_figures
+from experiments.benchmarks.kernels.page import kernels_section
 from experiments.benchmarks.papers_page import papers_page
+from experiments.benchmarks.tables import environment_table, load, loudness, number, ratio, spread, targets_table
 from experiments.evaluation import figures as evaluation_figures
 from experiments.evaluation import page as evaluation
 from experiments.evaluation import precision_page as precision
 from experiments.record import markdown_table, write_text
 
-SUITES = ("cpu_decode", "gpu_decode")
+SUITES = ("cpu_decode", "gpu_decode", "kernels")
 ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
 )
@@ -62,6 +65,24 @@ plain copy (read and write counted) in the same round.
 
 {% for document in gpu_decode %}
 {{ gpu_section(document) }}
+{% else %}
+Not measured yet.
+
+{% endfor %}
+## Kernels
+
+    python -m experiments.benchmark --suite=kernels --wait_quiet=60
+
+Every operation of `pallas_kernels` by every backend that takes the arguments, in turns with attention over a cache in which
+each row has a copy of the prefix: `jax.nn` (XLA, cuDNN), PyTorch, and our own (`copied`). The floor is the longer of two times:
+moving the bytes (each input read once, each result written once) at the bandwidth of a copy or of reading, whichever is
+higher, and doing the operations at the rate of a matrix product; all three are measured in the same round and type. Inputs
+take turns, so that none is found in a cache. Times are the device's own where it keeps any, else those of a call on the host,
+which hold what it costs to hand it over. What is wrong by more than rounding is not timed; `difference` is the largest from
+float64, on fewer rows and keys.
+
+{% for document in kernels %}
+{{ kernels_section(document) }}
 {% else %}
 Not measured yet.
 {% endfor %}
@@ -136,6 +157,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
     if check:
         stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
         drawn = [results / name for document in newest["cpu_decode"] for name in figures.names(document)]
+        drawn += [results / name for document in newest["kernels"] for name in kernel_figures.names(document)]
         drawn += [
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
@@ -149,6 +171,8 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         return 1 if stale else 0
     for document in newest["cpu_decode"]:
         figures.draw(document, results)
+    for document in newest["kernels"]:
+        kernel_figures.draw(document, results)
     for document in evaluations:
         evaluation_figures.draw(document, results / "evaluation")
     for document in precisions:
@@ -185,14 +209,16 @@ def newest_results(results: Path, suite: str) -> list[dict[str, Any]]:
 def benchmarks_page(newest: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The whole page."""
     sections: dict[str, Callable[..., str]] = {"cpu_section": cpu_section, "gpu_section": gpu_section}
+    sections["kernels_section"] = kernels_section
     return ENVIRONMENT.from_string(PAGE).render(**newest, **sections).rstrip() + "\n"
 
 
 def show(path: Path, console: Console):
     """Print a result as the page would show it."""
     document = {**json.loads(path.read_text(encoding="utf-8")), "stem": path.stem}
-    section = cpu_section(document, with_figures=False) if document["suite"] == "cpu_decode" else gpu_section(document)
-    say(console, section)
+    sections = {"gpu_decode": gpu_section, "kernels": lambda d: kernels_section(d, with_figures=False)}
+    sections["cpu_decode"] = lambda d: cpu_section(d, with_figures=False)
+    say(console, sections[document["suite"]](document))
 
 
 def cpu_section(d: Mapping[str, Any], with_figures: bool = True) -> str:
@@ -271,17 +297,6 @@ def steps_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(header, [*lines, floor, over])
 
 
-def targets_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """Target beside measurement."""
-    lines = []
-    for verdict in verdicts:
-        sign = "at least" if verdict["at_least"] else "at most"
-        reached = {True: "yes", False: "**no**", None: "-"}[verdict["reached"]]
-        measured = verdict["reason"] if verdict["measured"] is None else f"{verdict['measured']:.2f}"
-        lines.append([verdict["name"], f"{sign} {verdict['bound']:g}", measured, reached, verdict["loud_rounds"]])
-    return markdown_table(["what", "target", "measured", "reached", "loud rounds"], lines)
-
-
 def cold_start_text(d: Mapping[str, Any]) -> str:
     """One sentence, or nothing; ``compile_seconds`` is what is left of compiling when programs come from the cache."""
     row = next((row for row in d["rows"] if row["case"] == "cold_start"), None)
@@ -309,37 +324,3 @@ def agreement_text(agreement: Mapping[str, Any] | None) -> str:
         return f"{ours} and {theirs} write the same {agreement['tokens']} tokens."
     gaps = f"{agreement['gap_ours']:.2g} by our logits, {agreement['gap_theirs']:.2g} by theirs"
     return f"{ours} and {theirs} first differ at token {agreement['first_difference']}; each prefers its own: {gaps}."
-
-
-def environment_table(d: Mapping[str, Any]) -> str:
-    """The environment record as a two-column table."""
-    lines = [
-        [key.replace("_", " "), ", ".join(value) if isinstance(value, list) else value]
-        for key, value in d["environment"].items()
-    ]
-    return markdown_table(["", ""], [*lines, ["rounds", d["rounds"]]])
-
-
-def spread(samples: Mapping[str, Any], digits: int) -> str:
-    """``median (min to max)``."""
-    return f"{samples['median']:.{digits}f} ({samples['min']:.{digits}f} to {samples['max']:.{digits}f})"
-
-
-def ratio(row: Mapping[str, Any], metric: str) -> str:
-    """Median of a metric with two digits."""
-    return f"{row['metrics'][metric]['median']:.2f}"
-
-
-def load(row: Mapping[str, Any]) -> str:
-    """Median foreign load of a row."""
-    return "unknown" if row["foreign_load"] is None else f"{row['foreign_load']['median']:.2f}"
-
-
-def loudness(row: Mapping[str, Any]) -> str:
-    """``loud of all`` rounds."""
-    return f"{row['loud_rounds']} of {row['rounds']}"
-
-
-def number(value: float | None, digits: int) -> str:
-    """A number, or a dash."""
-    return "-" if value is None else f"{value:.{digits}f}"

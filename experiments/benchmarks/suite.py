@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Session:
       workers: by side.
       peers: the sides that the suite can do without.
       absent: sides that do not take part, each with its ``reason``.
+      refused: cases that a side does not take, each with ``case``, ``side`` and ``reason``.
       warm: what warming up said, by ``(case, side)``.
       record: all measurements.
     """
@@ -73,12 +74,19 @@ class Session:
     workers: dict[str, Any] = dataclasses.field(default_factory=dict)
     peers: set[str] = dataclasses.field(default_factory=set)
     absent: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    refused: list[dict[str, str]] = dataclasses.field(default_factory=list)
     warm: dict[tuple[str, str], dict[str, Any]] = dataclasses.field(default_factory=dict)
     record: Record | None = None
 
     def description(self, side: str) -> dict[str, Any]:
         """What the engine of a side says of itself."""
         return self.workers[side].description
+
+    def refuse(self, case: str, side: str, reason: str):
+        """Note why a side does not take a case."""
+        self.refused.append({"case": case, "side": side, "reason": reason})
+        text = f"refused: {case} on {side}: {reason}"
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def leave_out(self, side: str, reason: str):
         """Note why a side does not take part, and close its worker if it has one."""
@@ -141,7 +149,7 @@ def run_suite(
       finish: adds to the document what only this suite has.
     """
     warm_up(present(cases, session.workers), session)
-    cases = present(cases, session.workers)
+    cases = present(cases, session.workers, {(entry["case"], entry["side"]) for entry in session.refused})
     surroundings = session.workers[main_side].call("environment")
     stem = f"{name}_smoke_{host}" if options.smoke else f"{name}_{host}"
     engines = {side: worker.description for side, worker in session.workers.items()}
@@ -193,6 +201,7 @@ def run_suite(
         "rounds": options.rounds,
         "engines": engines,
         "absent": session.absent,
+        "refused": session.refused,
         "rows": [row(name, case, side, session, surroundings) for case in cases for side in case.sides],
     }
     finish(document, session)
@@ -202,14 +211,23 @@ def run_suite(
     return path
 
 
-def present(cases: Sequence[Case], workers: Mapping[str, Worker]) -> list[Case]:
-    """Leave absent sides out, and cases that have no side left."""
-    kept = [dataclasses.replace(case, sides=tuple(side for side in case.sides if side in workers)) for case in cases]
+def present(
+    cases: Sequence[Case], workers: Mapping[str, Worker], refused: Collection[tuple[str, str]] = ()
+) -> list[Case]:
+    """Leave absent sides out, and those that refused a case out of it, and cases that have no side left."""
+    kept = [
+        dataclasses.replace(
+            case, sides=tuple(side for side in case.sides if side in workers and (case.name, side) not in refused)
+        )
+        for case in cases
+    ]
     return [case for case in kept if case.sides]
 
 
 def warm_up(cases: Sequence[Case], session: Session):
-    """Compile and run everything once, and note the memory it took. A peer that cannot is absent from then on.
+    """Compile and run everything once, and note the memory it took. A peer that fails is absent from then on.
+
+    A side that answers with ``refused``, a reason, is left out of this case alone.
 
     ``peak_rss_bytes`` is the largest resident set while this case was warmed up: weights, compiler and working memory. Where
     the system cannot forget an earlier peak, it is that since the engine's start, and ``peak_rss_since`` says so.
@@ -231,6 +249,9 @@ def warm_up(cases: Sequence[Case], session: Session):
                     raise
                 session.leave_out(side, str(error))
                 continue
+            if "refused" in said:
+                session.refuse(case.name, side, said["refused"])
+                continue
             session.warm[case.name, side] = {**said, "peak_rss_bytes": worker.peak_rss(), "peak_rss_since": since}
 
 
@@ -243,7 +264,7 @@ def row(suite: str, case: Case, side: str, session: Session, surroundings: Mappi
         "suite": suite,
         "engine": said["engine"],
         "engine_version": said["version"],
-        "dtype": said["dtype"],
+        "dtype": case.arguments.get("dtype") or said["dtype"],
         "batch": case.arguments.get("batch", 1),
         "prompt_tokens": case.arguments.get("context") if prompt is None else len(prompt),
         "new_tokens": case.arguments.get("new_tokens"),

@@ -69,6 +69,24 @@ def test_smoke_run_of_gpu_decode(tmp_path):
     check_rows(document)
 
 
+def test_smoke_run_of_kernels(tmp_path):
+    quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # nearly all of the time is compiling
+    done = launch("--suite=kernels", "--smoke", "--rounds=1", f"--out={tmp_path}", env=quick)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    document = json.loads(Path(done.stdout.strip()).read_text())
+    measured = {(row["operation"], row["side"]) for row in document["rows"] if row["case"] != "ceilings"}
+    ours = {(name, "jaxdec-xla") for name in ("merge", "prefix_attention", "decode_attention", "whole_attention")}
+    assert {*ours, ("whole_attention", "copied-xla"), ("decode_attention", "jax.nn-xla")} <= measured
+    assert document["refused"] == []
+    for row in document["rows"]:
+        assert row["jax"] == jax.__version__
+        assert row["metrics"].get("fraction_of_floor", {"median": 1})["median"] > 0
+        if row["engine"] == "jaxdec" and row["case"] != "ceilings":
+            assert row["compile_seconds"] > 0
+            assert row["difference"] < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.peers
 def test_smoke_run_with_all_peers(tmp_path):
@@ -134,8 +152,8 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--suite must be one of cpu_decode, gpu_decode, list; got None"),
-        (["--suite=tpu"], "--suite must be one of cpu_decode, gpu_decode, list; got 'tpu'"),
+        ([], "--suite must be one of cpu_decode, gpu_decode, kernels, list; got None"),
+        (["--suite=tpu"], "--suite must be one of cpu_decode, gpu_decode, kernels, list; got 'tpu'"),
         (["--suite=cpu_decode", "--rounds=0"], "--rounds=0"),
         (["--suite=cpu_decode", "--repeats=-1"], "--repeats=-1"),
         (["--suite=cpu_decode", "--wait_quiet=-1"], "--wait_quiet=-1"),

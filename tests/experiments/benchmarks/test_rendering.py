@@ -7,6 +7,7 @@ import pytest
 
 from experiments.benchmarks import rendering
 from experiments.benchmarks.rendering import benchmarks_page, cpu_section, newest_results, render, show
+from tests.experiments.benchmarks.kernels.synthetic import kernel_document
 from tests.experiments.benchmarks.synthetic import console, cpu_document, gpu_document
 
 
@@ -35,7 +36,7 @@ def test_without_results_the_pages_say_so(folders):
     status, _ = run(folders)
     assert status == 0
     page = (folders[1] / "benchmarks.md").read_text()
-    assert page.count("Not measured yet.") == 2
+    assert page.count("Not measured yet.") == 3
     assert "No result yet." in (folders[1] / "papers.md").read_text()
     assert run(folders, check=True)[0] == 0
 
@@ -75,6 +76,7 @@ def test_a_new_result_makes_the_page_stale(folders):
 def test_the_same_results_give_the_same_bytes(folders):
     cpu_document(folders[0])
     gpu_document(folders[0])
+    kernel_document(folders[0])
     run(folders)
     first = {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
     assert {name.rpartition(".")[2] for name in first} == {"json", "md", "svg"}
@@ -148,6 +150,21 @@ def test_gpu_section(folders):
     assert "Copy bandwidth in the same rounds: 1010 (1000 to 1020) GB/s." in page
 
 
+def test_kernels_have_a_section_and_figures(folders):
+    document = kernel_document(folders[0])
+    assert run(folders, check=True)[0] == 1
+    run(folders)
+    page = (folders[1] / "benchmarks.md").read_text()
+    section = page[page.index("## Kernels") :]
+    assert "### test-2t, 2026-01-02" in section
+    assert "Not measured yet." not in section
+    assert run(folders, check=True)[0] == 0
+    (folders[0] / f"{document['stem']}_sharing.svg").unlink()
+    status, text = run(folders, check=True)
+    assert status == 1
+    assert "sharing.svg is missing" in text
+
+
 def store(folder, name, **fields):
     (folder / name).write_text(json.dumps({"smoke": False, "host": "h", "date": "2026-01-01", **fields}))
 
@@ -179,9 +196,9 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_sections_of_several_machines_stand_in_one_page(folders):
     first = cpu_document(folders[0])
     second = {**first, "host": "other-4t", "stem": "other"}
-    page = benchmarks_page({"cpu_decode": [first, second], "gpu_decode": []})
+    page = benchmarks_page({"cpu_decode": [first, second], "gpu_decode": [], "kernels": []})
     assert re.findall(r"^### (.*)$", page, re.MULTILINE) == ["test-2t, 2026-01-02", "other-4t, 2026-01-02"]
-    assert page.count("Not measured yet.") == 1
+    assert page.count("Not measured yet.") == 2
 
 
 def test_show_prints_the_section(folders):
@@ -193,6 +210,10 @@ def test_show_prints_the_section(folders):
     gpu = gpu_document(folders[0])
     show(folders[0] / f"{gpu['stem']}.json", screen)
     assert "Copy bandwidth" in text.getvalue()
+    kernels = kernel_document(folders[0])
+    show(folders[0] / f"{kernels['stem']}.json", screen)
+    assert "Whole attention" in text.getvalue()
+    assert "svg" not in text.getvalue()
 
 
 def test_the_committed_pages_are_what_the_committed_results_say():

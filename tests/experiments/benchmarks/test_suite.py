@@ -73,6 +73,8 @@ def test_after_an_interruption_workers_are_killed_at_once(started, error):
 def test_present_drops_absent_sides_and_empty_cases():
     cases = [Case("one", ("a", "b"), "rate"), Case("two", ("b",), "rate")]
     assert present(cases, {"a": FakeWorker("a")}) == [Case("one", ("a",), "rate")]
+    both = {"a": FakeWorker("a"), "b": FakeWorker("b")}
+    assert present(cases, both, {("one", "b"), ("two", "b")}) == [Case("one", ("a",), "rate")]
 
 
 def test_rows_can_be_read_alone(tmp_path):
@@ -115,6 +117,22 @@ def test_a_peer_that_cannot_do_a_case_is_absent_from_all(tmp_path):
     assert "llama.cpp" not in document["rows"][0]["ratios"]
     assert broken.closed
     assert [method for method, _ in broken.calls] == ["warm_up"]
+
+
+def test_a_refused_case_is_left_out_and_the_side_goes_on(tmp_path):
+    class Picky(FakeWorker):
+        def call(self, method, **arguments):
+            said = super().call(method, **arguments)
+            return {"refused": "too long"} if method == "warm_up" and arguments.get("kind") == "prefill" else said
+
+    session = cpu_session(**{"llama.cpp": Picky("llama.cpp")})
+    session.console, text = console()
+    document = json.loads(run_cpu(tmp_path, session).read_text())
+    assert document["refused"] == [{"case": "prefill", "side": "llama.cpp", "reason": "too long"}]
+    assert document["absent"] == []
+    assert "refused: prefill on llama.cpp: too long" in text.getvalue()
+    assert [row["case"] for row in document["rows"] if row["side"] == "llama.cpp"] == ["decode"]
+    assert "llama.cpp" not in next(row for row in document["rows"] if row["case"] == "prefill")["ratios"]
 
 
 @pytest.mark.parametrize("method", ["warm_up", "measure"])
