@@ -133,9 +133,20 @@ def test_lines_are_speed_ups_by_batch(h200):
     import matplotlib.pyplot as plt
 
     figure = figures.sharing(plt, h200)
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    line = lines["jax.nn-cudnn, 32/8 heads, 8192 tokens"]
-    assert list(line.get_xdata()) == [1, 16, 256, 1024]
-    assert list(line.get_ydata()) == pytest.approx([12.0] * 4)
-    assert len([label for label in lines if "tokens" in label]) == 4 * 2 * 2
+    titles = [f"{heads} heads, {prefix} tokens" for heads in ("32/8", "8/1") for prefix in (1024, 8192)]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    for ax in figure.axes:
+        lines = {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
+        assert set(lines) == {"copied-xla", "jax.nn-xla", "jax.nn-cudnn", "torch-sdpa"}
+        assert list(lines["jax.nn-cudnn"].get_xdata()) == [1, 16, 256, 1024]
+        assert list(lines["jax.nn-cudnn"].get_ydata()) == pytest.approx([12.0] * 4)
+    plt.close(figure)
+
+
+def test_there_is_a_figure_without_anybody_to_compare_with(document):
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in document["rows"] if row["side"] in ("device", "jaxdec-xla")]
+    figure = figures.sharing(plt, {**document, "rows": rows})
+    assert len(figure.axes) == 1
     plt.close(figure)
