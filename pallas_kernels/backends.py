@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-PLATFORMS = {"tpu": "tpu", "hopper": "gpu", "xla": None}
+PLATFORMS = {"tpu": "tpu", "hopper": "gpu", "triton": "gpu", "xla": None}
 CAPABILITIES = {"hopper": "9.0"}  # of a GPU, where its instructions are what a backend is made of
-UNTRIED = frozenset({"tpu", "hopper"})
+UNTRIED = frozenset({"tpu", "hopper", "triton"})
 """Interpreted and lowered, but run on no device yet: what is wrong with them could not be seen. Taken only when named."""
 
 

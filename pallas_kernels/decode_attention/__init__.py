@@ -17,11 +17,16 @@ import jax.numpy as jnp
 
 from pallas_kernels.arguments import check_integers, check_qkv, check_rank, check_scale
 from pallas_kernels.backends import dispatch
-from pallas_kernels.decode_attention import hopper, tpu, xla
+from pallas_kernels.decode_attention import hopper, tpu, triton, xla
 from pallas_kernels.decode_attention.new_tokens import attend_new_tokens
 from pallas_kernels.merge.xla import merge
 
-BACKENDS = {"tpu": tpu.attend_committed, "hopper": hopper.attend_committed, "xla": xla.attend_committed}
+BACKENDS = {
+    "tpu": tpu.attend_committed,
+    "hopper": hopper.attend_committed,
+    "triton": triton.attend_committed,
+    "xla": xla.attend_committed,
+}
 
 
 def decode_attention(
@@ -50,7 +55,8 @@ def decode_attention(
       num_splits: ranges of the committed slots, 1 to ``S``; by default a number that follows from ``S``. Ranges are cut at
         whole blocks, so there may be fewer.
       scale: of the scores; by default ``D ** -0.5``.
-      implementation: ``"tpu"``, ``"hopper"`` or ``"xla"``, or None for the first that fits the device and the arguments.
+      implementation: ``"tpu"``, ``"hopper"``, ``"triton"`` or ``"xla"``, or None for the first that fits the device and the
+        arguments.
 
     Returns:
       ``o [B, T, Hq, D]`` and the natural log-sum-exp of the scores ``lse [B, T, Hq]``, float32 (float64 for float64 input).

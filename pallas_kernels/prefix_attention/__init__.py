@@ -18,9 +18,14 @@ import numpy as np
 
 from pallas_kernels.arguments import check_integers, check_offsets, check_qkv, check_rank, check_scale, concrete
 from pallas_kernels.backends import dispatch
-from pallas_kernels.prefix_attention import hopper, tpu, xla
+from pallas_kernels.prefix_attention import hopper, tpu, triton, xla
 
-BACKENDS = {"tpu": tpu.prefix_attention, "hopper": hopper.prefix_attention, "xla": xla.prefix_attention}
+BACKENDS = {
+    "tpu": tpu.prefix_attention,
+    "hopper": hopper.prefix_attention,
+    "triton": triton.prefix_attention,
+    "xla": xla.prefix_attention,
+}
 
 
 def prefix_attention(
@@ -45,7 +50,8 @@ def prefix_attention(
       query_offsets: ``int32[G + 1]``, not falling: group ``g`` has the rows ``offsets[g] .. offsets[g + 1] - 1``. Rows before
         the first offset and from the last one on belong to no group. By default all groups have ``R / G`` rows.
       scale: of the scores; by default ``D ** -0.5``.
-      implementation: ``"tpu"``, ``"hopper"`` or ``"xla"``, or None for the first that fits the device and the arguments.
+      implementation: ``"tpu"``, ``"hopper"``, ``"triton"`` or ``"xla"``, or None for the first that fits the device and the
+        arguments.
 
     Returns:
       ``o [R, Hq, D]`` and the natural log-sum-exp of the scores ``lse [R, Hq]``, float32 (float64 for float64 input), so that
