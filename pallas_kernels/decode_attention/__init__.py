@@ -19,6 +19,7 @@ from pallas_kernels.arguments import check_integers, check_qkv, check_rank, chec
 from pallas_kernels.backends import dispatch
 from pallas_kernels.decode_attention import hopper, tpu, triton, xla
 from pallas_kernels.decode_attention.new_tokens import attend_new_tokens
+from pallas_kernels.decode_attention.pages import backends_for_pages, check_page_table, new_entries
 from pallas_kernels.merge.xla import merge
 
 BACKENDS = {
@@ -36,6 +37,7 @@ def decode_attention(
     lengths: jax.Array,
     *,
     visible: jax.Array | None = None,
+    page_table: jax.Array | None = None,
     num_splits: int | None = None,
     scale: float | None = None,
     implementation: str | None = None,
@@ -47,11 +49,13 @@ def decode_attention(
 
     Args:
       q: ``[B, T, Hq, D]``.
-      k: ``[B, S, Hkv, D]``.
-      v: ``[B, S, Hkv, D]``.
+      k: ``[B, S, Hkv, D]``; with a page table ``[N, P, Hkv, D]``, a pool of pages of ``P`` slots.
+      v: like ``k``.
       lengths: ``int32[B]``, committed slots, at most ``S - T`` (checked where known; otherwise the caller's to keep). What
         lies behind the new tokens is not read and may be NaN.
       visible: ``bool[B, T, T]``, whether new token ``t`` sees new token ``u``; by default if ``u <= t``.
+      page_table: ``int32[B, M]``, the pages of each row in the order of its ``S = M P`` slots. Entries behind the pages in use
+        may be any number, and pages that no row uses are not read and may hold NaN.
       num_splits: ranges of the committed slots, 1 to ``S``; by default a number that follows from ``S``. Ranges are cut at
         whole blocks, so there may be fewer.
       scale: of the scores; by default ``D ** -0.5``.
@@ -73,10 +77,13 @@ def decode_attention(
     check_qkv(q, k, v)
     batch, tokens = q.shape[:2]
     capacity = k.shape[1]
-    if k.shape[0] != batch:
+    if page_table is not None:
+        check_rank("page_table", page_table, "B M")
+        capacity *= jnp.shape(page_table)[1]
+    elif k.shape[0] != batch:
         raise ValueError(f"k must have the {batch} rows of q; got {k.shape[0]}")
     if not 1 <= tokens <= capacity:
-        raise ValueError(f"q must have 1..{capacity} new tokens, as many as k has slots at most; got {tokens}")
+        raise ValueError(f"q must have 1..{capacity} new tokens, as many as a row has slots at most; got {tokens}")
     check_integers("lengths", lengths, (batch,), 0, capacity - tokens)
     if visible is None:
         visible = jnp.broadcast_to(jnp.tril(jnp.ones((tokens, tokens), bool)), (batch, tokens, tokens))
@@ -88,5 +95,12 @@ def decode_attention(
         raise ValueError(f"num_splits must be None or in 1..{capacity}; got {num_splits}")
     scale = check_scale(scale, q.shape[-1])
     lengths, visible = jnp.asarray(lengths, jnp.int32), jnp.asarray(visible)
-    committed = dispatch("decode_attention", BACKENDS, implementation, q, k, v, lengths, num_splits, scale)
+    if page_table is None:
+        committed = dispatch("decode_attention", BACKENDS, implementation, q, k, v, lengths, num_splits, scale)
+    else:
+        table = check_page_table(page_table, k.shape[:2], lengths, tokens)
+        backends = backends_for_pages(BACKENDS)
+        committed = dispatch("decode_attention", backends, implementation, q, k, v, lengths, num_splits, scale, table)
+        k, v = (new_entries(pool, table, lengths, tokens) for pool in (k, v))
+        lengths = jnp.zeros_like(lengths)  # the new tokens are now all there is
     return merge([committed, attend_new_tokens(q, k, v, lengths, visible, scale)])

@@ -39,6 +39,7 @@ def attend_tiles(
     v: jax.Array,
     group: jax.Array,
     length: jax.Array,
+    pages: jax.Array | None = None,
     *,
     num_splits: int = 1,
     scale: float,
@@ -51,6 +52,8 @@ def attend_tiles(
       v: like ``k``.
       group: ``int32[W]``.
       length: ``int32[W]``, keys in use by each tile; 0 for a tile that is not used.
+      pages: ``int32[W, M]``, the groups that the keys of each tile lie in one after another, all in range; ``group`` then says
+        nothing.
       num_splits: ranges, at most; they are cut at whole blocks.
       scale: of the scores.
 
@@ -58,16 +61,25 @@ def attend_tiles(
       ``o float32[W, M, Hkv, N, D]`` and ``lse float32[W, M, Hkv, N]`` for ``M`` ranges.
     """
     num_tiles, num_kv_heads, rows, width = q.shape
-    capacity = k.shape[1]
     fitting = BLOCK_BYTES // (num_kv_heads * max(width, 128) * k.dtype.itemsize)
-    block = min(capacity, MOST_KEYS, max(fitting // 128, 1) * 128)
-    num_blocks = pl.cdiv(capacity, block)
+    block = min(k.shape[1], MOST_KEYS, max(fitting // 128, 1) * 128)
+    num_blocks = pl.cdiv(k.shape[1], block)
+    if pages is not None:
+        if block < k.shape[1] or block % ROW_MULTIPLE:
+            most = min(MOST_KEYS, max(fitting // 128, 1) * 128)
+            raise NotImplementedError(
+                f"takes pages of a multiple of {ROW_MULTIPLE} slots, {most} at most here, got {k.shape[1]}"
+            )
+        num_blocks, group = pages.shape[1], pages.reshape(-1)  # a row of a table takes 128 scalars at least
     per_range = pl.cdiv(num_blocks, min(num_splits, num_blocks))
     num_ranges = pl.cdiv(num_blocks, per_range)
 
     def key_block(tile, part, index, group, length):
         last = jnp.maximum(pl.cdiv(length[tile], block) - 1, 0)
-        return group[tile], jnp.minimum(part * per_range + index, last), 0, 0
+        block_of_tile = jnp.minimum(part * per_range + index, last)
+        if pages is not None:
+            return group[tile * num_blocks + block_of_tile], 0, 0, 0
+        return group[tile], block_of_tile, 0, 0
 
     kv = pl.BlockSpec((1, block, num_kv_heads, width), key_block)
     kernel = functools.partial(_kernel, scale=scale, block=block, per_range=per_range)

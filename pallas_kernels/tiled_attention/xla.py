@@ -34,7 +34,8 @@ def attend_head(
       q: ``[N, D]``.
       k: ``[G, L, Hkv, D]``. From ``length`` on anything can lie in it, NaN included; blocks from there on are not computed.
       v: like ``k``.
-      group: whose keys.
+      group: whose keys: an index; or ``int32[M]``, the groups that they lie in one after another, as in pages of a pool. Ranges
+        then begin and end between pages.
       head: key/value head.
       length: keys in use; None for all.
       scale: of the scores.
@@ -47,13 +48,19 @@ def attend_head(
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     on_cpu = jax.default_backend() == "cpu"
     block = CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
-    stop = k.shape[1] if stop is None else stop
-    width = q.shape[-1]
+    page, width = k.shape[1], q.shape[-1]
+    in_pages = jnp.ndim(group) == 1
+    block = max(block // page, 1) * page if in_pages else block
+    stop = (page * jnp.shape(group)[0] if in_pages else page) if stop is None else stop
     product_type = dtype if on_cpu else q.dtype  # products of two-byte floats are slow on processors
     queries = q.astype(product_type)
 
     def cut(array, start, size):
-        part = jax.lax.dynamic_slice(array, (group, start, head, 0), (1, size, 1, width))
+        if in_pages:
+            pages = jax.lax.dynamic_slice_in_dim(jnp.asarray(group), start // page, size // page)
+            part = array.at[pages, :, head].get(mode="promise_in_bounds")
+        else:
+            part = jax.lax.dynamic_slice(array, (group, start, head, 0), (1, size, 1, width))
         return part.reshape(size, width).astype(product_type)
 
     def take_in(state: SoftmaxState, start, size: int) -> SoftmaxState:
