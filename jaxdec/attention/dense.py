@@ -10,6 +10,9 @@ that a row may not read adds exactly nothing to it: a row's result does not depe
 backend rounds products of another batch size.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -19,6 +22,7 @@ from jaxdec.typing import Array, Bool, Float, Int
 KEY_BLOCK = 128
 QUERY_TILE = 128
 MASKED = -1e30  # finite: a block masked as a whole must not turn into NaN by -inf - -inf
+Reader = Callable[[Int[Array, ""]], tuple[Float[Array, "B G S E"], Float[Array, "B G S E"]]]
 
 
 class SlotMask(struct.PyTreeNode):
@@ -28,11 +32,34 @@ class SlotMask(struct.PyTreeNode):
       allowed: per new token and slot; every new token is allowed at least one.
       end: slots in use per row, the new tokens' included; what lies behind is never read.
       causal: new token ``t`` reads no slot behind its own, ``end - T + t`` (lets long prefills skip half the work).
+      room: slots that each row has, where that is fewer than the mask has; what lies behind is never read.
     """
 
     allowed: Bool[Array, "B T S"]
     end: Int[Array, "B"]
     causal: bool = struct.field(pytree_node=False)
+    room: Int[Array, "B"] | None = None
+
+    @classmethod
+    def behind(
+        cls,
+        length: Int[Array, "B"],
+        capacity: int,
+        num_new: int,
+        visible: Bool[Array, "B T T"] | None,
+        room: Int[Array, "B"] | None = None,
+    ) -> "SlotMask":
+        """New tokens behind ``length`` committed slots read all of those, and the new ones that ``visible`` allows."""
+        slot = jnp.arange(capacity)
+        offset = slot[None, None, :] - length[:, None, None]  # index among the new tokens, negative if committed
+        if visible is None:
+            allowed = offset <= jnp.arange(num_new)[None, :, None]
+        else:
+            index = jnp.broadcast_to(jnp.clip(offset, 0, num_new - 1), (*visible.shape[:2], capacity))
+            allowed = (offset < 0) | ((offset < num_new) & jnp.take_along_axis(visible, index, axis=2))
+        if room is not None:
+            allowed = allowed & (slot < room[:, None])[:, None]
+        return cls(allowed, length + num_new, visible is None, room)
 
 
 def dense_attention(
@@ -63,16 +90,41 @@ def dense_attention_state(
       keys: all slots.
       values: all slots.
       mask: which slots each new token may read.
-      key_block: slots read at a time. By default 128 on CPU, and all at once elsewhere: a loop on an accelerator launches
-        kernels over and over.
+      key_block: slots read at a time; by default :func:`default_key_block`.
+    """
+    capacity = keys.shape[2]
+    key_block = min(default_key_block(capacity) if key_block is None else key_block, capacity)
+
+    def cut(buffer, start):
+        return jax.lax.dynamic_slice_in_dim(buffer, start, key_block, axis=2)
+
+    def read(start):
+        return cut(keys, start), cut(values, start)
+
+    return attend_blocks(queries, read, mask, key_block, num_kv_heads=keys.shape[1], dtype=keys.dtype)
+
+
+def default_key_block(capacity: int) -> int:
+    """128 on CPU, and all slots at once elsewhere: a loop on an accelerator launches kernels over and over."""
+    return KEY_BLOCK if jax.default_backend() == "cpu" else capacity
+
+
+def attend_blocks(
+    queries: Float[Array, "B T H E"], read: Reader, mask: SlotMask, key_block: int, *, num_kv_heads: int, dtype: Any
+) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"]]:
+    """:func:`dense_attention_state` of keys and values that lie anywhere.
+
+    Args:
+      queries: of the new tokens.
+      read: gives the keys and values of the ``key_block`` slots of every row from a slot on.
+      mask: which slots each new token may read.
+      key_block: slots read at a time, as many as the mask has at most.
+      num_kv_heads: heads of what ``read`` gives.
+      dtype: and its type.
     """
     batch, num_new, num_heads, head_dim = queries.shape
-    num_kv_heads, capacity = keys.shape[1:3]
-    if key_block is None:
-        key_block = KEY_BLOCK if jax.default_backend() == "cpu" else capacity
-    key_block = min(key_block, capacity)
     group = num_heads // num_kv_heads
-    scaled = (queries * head_dim**-0.5).astype(keys.dtype)
+    scaled = (queries * head_dim**-0.5).astype(dtype)
     grouped = scaled.reshape(batch, num_new, num_kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     tile = QUERY_TILE if mask.causal else num_new
     outputs, lses = [], []
@@ -81,7 +133,8 @@ def dense_attention_state(
         rows = grouped[:, :, :, start : start + size].reshape(batch, num_kv_heads, group * size, head_dim)
         allowed = jnp.tile(mask.allowed[:, start : start + size], (1, group, 1))
         end = mask.end - (num_new - start - size) if mask.causal else mask.end
-        out, lse = _attend_blocks(rows, keys, values, allowed, end, key_block)
+        end = end if mask.room is None else jnp.minimum(end, mask.room)
+        out, lse = _attend_blocks(rows, read, allowed, end, key_block)
         outputs.append(out.reshape(batch, num_kv_heads, group, size, head_dim).transpose(0, 3, 1, 2, 4))
         lses.append(lse.reshape(batch, num_kv_heads, group, size).transpose(0, 3, 1, 2))
     out = jnp.concatenate(outputs, axis=1).reshape(batch, num_new, num_heads, head_dim)
@@ -90,24 +143,22 @@ def dense_attention_state(
 
 def _attend_blocks(
     queries: Float[Array, "B G N E"],
-    keys: Float[Array, "B G S E"],
-    values: Float[Array, "B G S E"],
+    read: Reader,
     allowed: Bool[Array, "B N S"],
     end: Int[Array, "B"],
     key_block: int,
 ) -> tuple[Float[Array, "B G N E"], Float[Array, "B G N"]]:
     """Attention of ``N`` query rows per key/value head, block by block, and its log-sum-exp."""
     batch, num_kv_heads, rows, _ = queries.shape
-    capacity = keys.shape[2]
-    accumulate = jnp.promote_types(keys.dtype, jnp.float32)
+    capacity = allowed.shape[2]
+    accumulate = jnp.promote_types(queries.dtype, jnp.float32)
 
     def merge(index, carry):
         top, total, out = carry
         first = index * key_block
         start = jnp.minimum(first, capacity - key_block)  # a last, shorter block overlaps the one before
         slot = start + jnp.arange(key_block)
-        block_keys = jax.lax.dynamic_slice_in_dim(keys, start, key_block, axis=2)
-        block_values = jax.lax.dynamic_slice_in_dim(values, start, key_block, axis=2)
+        block_keys, block_values = read(start)
         readable = jax.lax.dynamic_slice_in_dim(allowed, start, key_block, axis=2) & (slot >= first)
         used = (slot < end[:, None])[:, None, :, None]
         scores = jnp.einsum("bgne,bgse->bgns", queries, block_keys, preferred_element_type=accumulate)
@@ -116,7 +167,7 @@ def _attend_blocks(
         shrink, weights = jnp.exp(top - new_top), jnp.exp(scores - new_top)
         block_values = jnp.where(used, block_values, 0)  # 0 * NaN is NaN
         part = jnp.einsum(
-            "bgns,bgse->bgne", weights.astype(values.dtype), block_values, preferred_element_type=accumulate
+            "bgns,bgse->bgne", weights.astype(block_values.dtype), block_values, preferred_element_type=accumulate
         )
         return new_top, total * shrink + weights.sum(-1, keepdims=True), out * shrink + part
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdec.attention.dense import KEY_BLOCK, SlotMask, dense_attention
+from jaxdec.attention.dense import KEY_BLOCK, SlotMask, dense_attention_state
 from jaxdec.typing import Array, Bool, Float, Int
 
 UNROLLED_ROWS = 8
@@ -57,25 +57,24 @@ class ContiguousCache(struct.PyTreeNode):
 
     def mask(self, num_new: int, visible: Bool[Array, "B T T"] | None) -> SlotMask:
         """Which slots each new token may read: all committed ones, and the new ones that ``visible`` allows."""
-        slot = jnp.arange(self.capacity)
-        offset = slot[None, None, :] - self.length[:, None, None]  # index among the new tokens, negative if committed
-        end = self.length + num_new
-        if visible is None:
-            return SlotMask(offset <= jnp.arange(num_new)[None, :, None], end, causal=True)
-        index = jnp.broadcast_to(jnp.clip(offset, 0, num_new - 1), (*visible.shape[:2], self.capacity))
-        new = jnp.take_along_axis(visible, index, axis=2)
-        return SlotMask((offset < 0) | ((offset < num_new) & new), end, causal=False)
+        return SlotMask.behind(self.length, self.capacity, num_new, visible)
 
     def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "ContiguousCache":
         """Write one layer's new keys and values at ``length`` of each row."""
         return self.replace(
-            keys=_replace(self.keys, layer, _write(self.keys[layer], keys.swapaxes(1, 2), self.length)),
-            values=_replace(self.values, layer, _write(self.values[layer], values.swapaxes(1, 2), self.length)),
+            keys=replaced(self.keys, layer, _write(self.keys[layer], keys.swapaxes(1, 2), self.length)),
+            values=replaced(self.values, layer, _write(self.values[layer], values.swapaxes(1, 2), self.length)),
         )
 
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Dense attention over the slots that ``mask`` allows."""
-        return dense_attention(queries, self.keys[layer], self.values[layer], mask)
+        return self.attention_state(layer, queries, mask)[0]
+
+    def attention_state(
+        self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask
+    ) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"]]:
+        """Attention and its log-sum-exp."""
+        return dense_attention_state(queries, self.keys[layer], self.values[layer], mask)
 
     def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "ContiguousCache":
         """Move the entries of ``path`` behind ``length`` and advance it by ``count``."""
@@ -94,7 +93,8 @@ class ContiguousCache(struct.PyTreeNode):
         return jax.tree.map(lambda array: array[rows], self)
 
 
-def _replace(arrays: tuple, index: int, value: Array) -> tuple:
+def replaced(arrays: tuple, index: int, value: Array) -> tuple:
+    """The arrays with another one at an index."""
     return (*arrays[:index], value, *arrays[index + 1 :])
 
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxdec.attention.dense import SlotMask, dense_attention_state
+from jaxdec.attention.dense import SlotMask
 from jaxdec.cache.contiguous import ContiguousCache
+from jaxdec.cache.paged import PagedCache
 from jaxdec.typing import Array, Bool, Float, Int
 from pallas_kernels import merge, prefix_attention
 
@@ -86,7 +87,7 @@ class PrefixLevel(struct.PyTreeNode):
 
 
 class SharedPrefixCache(struct.PyTreeNode):
-    """Levels of shared segments, which never change, and a contiguous cache for what each row has of its own.
+    """Levels of shared segments, which never change, and a cache for what each row has of its own.
 
     Attributes:
       levels: from the beginning of the texts on.
@@ -94,7 +95,7 @@ class SharedPrefixCache(struct.PyTreeNode):
     """
 
     levels: tuple[PrefixLevel, ...]
-    own: ContiguousCache
+    own: ContiguousCache | PagedCache
 
     @property
     def length(self) -> Int[Array, "B"]:
@@ -128,7 +129,7 @@ class SharedPrefixCache(struct.PyTreeNode):
 
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Attention over all segments, merged."""
-        own = dense_attention_state(queries, self.own.keys[layer], self.own.values[layer], mask)
+        own = self.own.attention_state(layer, queries, mask)
         return merge([*(level.attend(layer, queries) for level in self.levels), own])[0].astype(own[0].dtype)
 
     def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "SharedPrefixCache":
@@ -153,16 +154,17 @@ class SharedPrefixCache(struct.PyTreeNode):
 
     def unshared(self) -> ContiguousCache:
         """The same entries with every row's text in one piece: what this layout saves."""
-        rows = self.own.length.shape[0]
+        own = self.own if isinstance(self.own, ContiguousCache) else self.own.contiguous()
+        rows = own.length.shape[0]
         pieces = [(level, level.row_length(rows)) for level in self.levels]
-        width = sum(level.keys[0].shape[1] for level in self.levels) + self.own.capacity
+        width = sum(level.keys[0].shape[1] for level in self.levels) + own.capacity
         empty = ContiguousCache.create(
-            num_layers=len(self.own.keys),
+            num_layers=len(own.keys),
             batch_size=rows,
             capacity=width,
-            num_kv_heads=self.own.keys[0].shape[1],
-            head_dim=self.own.keys[0].shape[3],
-            dtype=self.own.keys[0].dtype,
+            num_kv_heads=own.keys[0].shape[1],
+            head_dim=own.keys[0].shape[3],
+            dtype=own.keys[0].dtype,
         )
 
         def place(cache: ContiguousCache, keys: Any, values: Any, count: Int[Array, "B"]) -> ContiguousCache:
@@ -176,5 +178,5 @@ class SharedPrefixCache(struct.PyTreeNode):
                 owner[begin:end] = segment
             keys, values = ([buffer[owner] for buffer in side] for side in (level.keys, level.values))
             empty = place(empty, keys, values, count)
-        keys, values = ([buffer.swapaxes(1, 2) for buffer in side] for side in (self.own.keys, self.own.values))
-        return place(empty, keys, values, self.own.length)
+        keys, values = ([buffer.swapaxes(1, 2) for buffer in side] for side in (own.keys, own.values))
+        return place(empty, keys, values, own.length)
