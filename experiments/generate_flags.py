@@ -24,7 +24,7 @@ SPECULATIVE_OPTIONS = {
 """Options of speculative methods, and the flag of each."""
 FILES = ("datastore", "trigram_table")
 OWN = ("method", "sampling", "num_samples")
-OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop", "share_prefixes")
+OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop", "share_prefixes", "kv_layout")
 RIVALS = {"prompt": "prompt_file", "prompt_file": "prompt"}
 
 
@@ -120,6 +120,8 @@ def define_flags(leave_out: Sequence[str] = ()) -> flags.FlagValues:
     define("integer", "row_tile", 1, "Pad the rows of matrix products, so that one row and several round alike.")
     share = "Whether what prompts of a batch begin with alike is fed and kept once: auto where that pays, true, false."
     flags.DEFINE(_WhetherToShare(), "share_prefixes", "auto", share, flag_values=values)
+    layout = "contiguous, or paged: each row keeps as much as it needs itself, for prompts of very different lengths."
+    define("string", "kv_layout", "contiguous", layout)
     define("bool", "raw", False, "Feed the prompt as it is, without the chat template.")
     define("bool", "json", False, "Print one JSON object instead of the text.")
     define("integer", "batch_size", 8, "Prompts of --prompt_file decoded together.")
@@ -165,7 +167,10 @@ def run_options(values: flags.FlagValues) -> dict[str, Any]:
         raise ValueError("--stop is empty: every text contains that")
     from jaxdec.decoding.methods import METHODS
     from jaxdec.decoding.sampling import Sampling
+    from jaxdec.kv_layout import KV_LAYOUTS
 
+    if values.kv_layout not in KV_LAYOUTS:
+        raise ValueError(f"--kv_layout must be one of {', '.join(KV_LAYOUTS)}, got {values.kv_layout!r}")
     limits = {name: values[name].value for name in ("top_k", "top_p", "min_p") if values[name].value is not None}
     temperature = values.temperature
     method = values.method or ("sample" if limits or temperature or values.num_samples > 1 else "greedy")

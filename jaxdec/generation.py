@@ -15,6 +15,7 @@ from jaxdec.decoding.methods import AUTO_NODES, DRAFTERS, build_method
 from jaxdec.decoding.sampling import Sampling
 from jaxdec.decoding.speculative import Speculative
 from jaxdec.decoding.state import Prompt
+from jaxdec.kv_layout import check_layout, in_layout
 from jaxdec.loading import LoadedModel
 from jaxdec.shared_prompts import share
 from jaxdec.speculation import COMPANIONS, take_companions, with_auto_sizes
@@ -108,6 +109,8 @@ class Run:
       share_prefixes: whether what prompts have in common is fed and kept once (:mod:`jaxdec.decoding.prefix_sharing`):
         ``"auto"`` where it saves enough to pay, True wherever rows have 32 tokens in common, False never; or a tree of yours,
         per level ``(number of prompts, number of tokens)`` of each segment.
+      kv_layout: how keys and values lie in memory: ``"contiguous"``, as much room for every row as the longest needs, or
+        ``"paged"`` (:mod:`jaxdec.cache.paged`), as much as each needs, for batches of very different lengths.
       **method_options: fields of the method, such as ``num_beams``; for speculative methods also ``tree_size`` (a number, or
         ``"auto"``: what pays on this machine, measured on first use), and what accompanies the model: ``draft`` (a model or its
         name) or ``draft_layers``, ``datastore``, ``trigram_table``, ``adaptive_table`` (files or objects).
@@ -130,12 +133,14 @@ class Run:
         stop: Sequence[str] = (),
         num_samples: int = 1,
         share_prefixes: bool | str | Sequence[Sequence[tuple[int, int]]] = "auto",
+        kv_layout: str = "contiguous",
         **method_options: Any,
     ):
         if isinstance(stop, str):
             raise ValueError(f"stop must be a sequence of strings, got the string {stop!r}")
         if any(not text for text in stop):
             raise ValueError("stop contains an empty string, which every text contains")
+        check_layout(kv_layout)
         self.lm = lm
         self.method_name = method if isinstance(method, str) else type(method).__name__
         # What a method can be asked for is checked before a second model or a table is read.
@@ -157,7 +162,8 @@ class Run:
             max_positions=lm.model.max_positions,
         )
         texts_per_prompt = getattr(self.method, "num_beams", getattr(self.method, "num_samples", 1))
-        self.prompt, self._row_of = share(unshared, token_ids, share_prefixes, texts_per_prompt)
+        shared, self._row_of = share(unshared, token_ids, share_prefixes, texts_per_prompt)
+        self.prompt = in_layout(shared, kv_layout)
         self.model = lm.model.accompanied(**take_companions(method, method_options, lm))
         if auto:
             assert isinstance(self.method, Speculative)
@@ -337,7 +343,7 @@ def generate(lm: LoadedModel, prompt: Any, **options: Any) -> Any:
       prompt: a text, a list of chat messages, or a list of either for a batch.
       **options: ``method`` (a name of :data:`jaxdec.decoding.methods.METHODS`, or a method object), ``sampling``,
         ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text), ``num_samples``,
-        ``share_prefixes``; anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
+        ``share_prefixes``, ``kv_layout``; anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
 
     Returns:
       A :class:`Generation`, or a list of them for a batch.

@@ -1,12 +1,12 @@
 """Feed the prompts: chunks of bounded size, so that attention scores never grow with the square of a long prompt."""
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdec.cache import Cache, ContiguousCache, PrefixLevel, SharedPrefixCache
+from jaxdec.cache import Cache, ContiguousCache, PagedCache, PrefixLevel, SharedPrefixCache
 from jaxdec.decoding.prefix_sharing import PrefixSharing
 from jaxdec.decoding.state import Prompt
 from jaxdec.language_model import LanguageModel
@@ -28,25 +28,60 @@ def feed_prompt(model: LanguageModel, prompt: Prompt, times: int = 1) -> tuple[F
       The logits behind each prompt's last token, and a cache with ``times`` rows per prompt, side by side.
 
     Raises:
-      ValueError: a cache layout that does not share prefixes.
+      ValueError: a cache layout that does not share prefixes, or has no pages where pages are asked for.
     """
     batch = prompt.tokens.shape[0]
     if prompt.sharing is None:
-        logits, cache = prefill(model, prompt.tokens, prompt.length, prompt.capacity)
+        capacity = max(prompt.capacity, _padded(prompt.tokens.shape[1]))
+        cache = _empty(model, prompt, capacity, prompt.length)
+        logits, cache = append_tokens(model, cache, prompt.tokens, prompt.length)
         return logits, cache if times == 1 else cache.fork(jnp.repeat(jnp.arange(batch), times))
     sharing = prompt.sharing
     levels, start = _feed_levels(model, prompt, sharing)
-    whole = times > 1  # then all texts of a prompt share it whole
-    own_tokens = _cut(prompt.tokens, start, sharing.own_width)
-    room = sharing.own_width if whole else prompt.capacity - sharing.spared
-    cache = SharedPrefixCache(levels, _contiguous(model, batch, max(room, _padded(sharing.own_width))))
-    logits, cache = append_tokens(model, cache, own_tokens, prompt.length - start)
-    if not whole:
-        return logits, cache
+    own_tokens, own_length = _cut(prompt.tokens, start, sharing.own_width), prompt.length - start
+    if times == 1:
+        room = max(prompt.capacity - sharing.spared, _padded(sharing.own_width))
+        cache = SharedPrefixCache(levels, _empty(model, prompt, room, own_length))
+        return append_tokens(model, cache, own_tokens, own_length)
+    # All texts of a prompt share it whole.
+    cache = SharedPrefixCache(levels, _contiguous(model, batch, _padded(sharing.own_width)))
+    logits, cache = append_tokens(model, cache, own_tokens, own_length)
+    assert isinstance(cache.own, ContiguousCache)
     own = PrefixLevel.of(cache.own, tuple((row, row + 1) for row in range(batch)), sharing.own_width)
     levels = tuple(level.repeated(times) for level in (*levels, own))
-    empty = _contiguous(model, batch * times, prompt.capacity - sharing.spared_by_prompts)
+    empty = _empty(model, prompt, prompt.capacity - sharing.spared_by_prompts, times=times)
     return logits, SharedPrefixCache(levels, empty)
+
+
+def _empty(
+    model: LanguageModel, prompt: Prompt, capacity: int, own_length: Int[Array, "B"] | None = None, times: int = 1
+) -> Any:
+    """A cache in the layout that the prompt asks for.
+
+    Args:
+      model: the language model.
+      prompt: the batch.
+      capacity: slots of the row that needs the most.
+      own_length: tokens of each prompt that go into it; none by default.
+      times: rows per prompt.
+    """
+    rows, paging = prompt.tokens.shape[0], prompt.paging
+    if paging is None:
+        made = _contiguous if prompt.sharing is not None else LanguageModel.init_cache
+        return made(model, rows * times, capacity)
+    like = _contiguous(model, 1, 1, "kv_layout 'paged'")
+    room = prompt.max_new_tokens + (prompt.capacity - paging.capacity)
+    room = room if own_length is None else room + own_length
+    return PagedCache.create(
+        jnp.repeat(room, times),
+        num_layers=len(like.keys),
+        num_pages=times * paging.num_pages(rows, prompt.capacity, behind_prompts=own_length is None),
+        capacity=capacity,
+        num_kv_heads=like.keys[0].shape[1],
+        head_dim=like.keys[0].shape[3],
+        dtype=like.keys[0].dtype,
+        page_size=paging.page_size,
+    )
 
 
 def _feed_levels(
@@ -62,15 +97,16 @@ def _feed_levels(
         )
         cache = SharedPrefixCache(above, _contiguous(model, len(spans), _padded(width)))
         _, cache = append_tokens(model, cache, _cut(prompt.tokens[first], start[first], width), length)
+        assert isinstance(cache.own, ContiguousCache)
         levels = (*levels, PrefixLevel.of(cache.own, spans, width))
         start = start + levels[-1].row_length(prompt.tokens.shape[0]).astype(start.dtype)
     return levels, start
 
 
-def _contiguous(model: LanguageModel, rows: int, capacity: int) -> ContiguousCache:
+def _contiguous(model: LanguageModel, rows: int, capacity: int, wanted: str = "share_prefixes") -> ContiguousCache:
     cache = model.init_cache(rows, capacity)
     if not isinstance(cache, ContiguousCache):
-        raise ValueError(f"share_prefixes needs a model with a contiguous cache, this one has a {type(cache).__name__}")
+        raise ValueError(f"{wanted} needs a model with a contiguous cache, this one has a {type(cache).__name__}")
     return cache
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from jaxdec.cache import Cache
+from jaxdec.decoding.paging import Paging
 from jaxdec.decoding.prefix_sharing import PrefixSharing
 from jaxdec.typing import Array, Bool, Float, Int, Key
 
@@ -47,6 +48,8 @@ class Prompt(struct.PyTreeNode):
       keys: one random key per row, so that a row's draws do not depend on the batch around it.
       capacity: static number of text positions (prompt and generated) to make room for.
       sharing: what rows have in common, to be fed and kept once; None feeds and keeps every row by itself.
+      paging: pages that the batch needs, if each row is to keep what it needs itself; None gives every row as much room as the
+        longest needs.
     """
 
     tokens: Int[Array, "B P"]
@@ -56,6 +59,7 @@ class Prompt(struct.PyTreeNode):
     keys: Key[Array, "B"]
     capacity: int = struct.field(pytree_node=False)
     sharing: PrefixSharing | None = None
+    paging: Paging | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def create(
@@ -126,6 +130,7 @@ class Prompt(struct.PyTreeNode):
             max_new_tokens=jnp.repeat(self.max_new_tokens, times),
             keys=fold(self.keys, jnp.arange(times)).reshape(-1),
             sharing=None if self.sharing is None else self.sharing.repeated(times),
+            paging=None if self.paging is None else self.paging.repeated(times),
         )
 
 

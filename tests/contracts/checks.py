@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from jaxdec.cache import PagedCache
 from jaxdec.decoding import Method, Prompt, Sampling, decode, stream
 from jaxdec.decoding.loop import UNLIMITED, advance, start
 from jaxdec.decoding.prefix_sharing import PrefixSharing
+from jaxdec.kv_layout import in_layout
 from jaxdec.language_model import LanguageModel
 from tests.contracts.expected import Text
 from tests.reference import full_logits
@@ -51,6 +53,16 @@ def check_sharing(method: Method, model: LanguageModel, prompt: Prompt, sharing:
     for row in range(expected.tokens.shape[0]):
         assert texts_of(found, row) == texts_of(expected, row), f"prompt {row}: another text when prefixes are shared"
     np.testing.assert_allclose(found.log_prob, expected.log_prob, rtol=1e-4, atol=1e-3)
+    assert found.target_calls.tolist() == expected.target_calls.tolist()
+
+
+def check_paging(method: Method, model: LanguageModel, prompt: Prompt, page_size: int):
+    """Rows can keep what they need themselves, in pages: the same texts and scores, after the same number of passes."""
+    expected, found = decode(method, model, prompt), decode(method, model, in_layout(prompt, "paged", page_size))
+    for row in range(expected.tokens.shape[0]):
+        assert texts_of(found, row) == texts_of(expected, row), f"prompt {row}: another text when keys lie in pages"
+    for name in ("log_prob", "score"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-3)
     assert found.target_calls.tolist() == expected.target_calls.tolist()
 
 
@@ -114,10 +126,11 @@ def check_cache(method: Method, model: LanguageModel, prompt: Prompt, tolerance:
         alive = np.asarray(getattr(state, "running_score", jnp.zeros(length.shape))).reshape(-1) > -np.inf
         done = np.repeat(np.asarray(method.done(state)), len(length) // len(prompt.length))
         committed = np.asarray(state.cache.length)
+        cache = state.cache.contiguous() if isinstance(state.cache, PagedCache) else state.cache
         fresh = _prefilled(model, tokens)
         for row in np.flatnonzero(alive & ~done):
             assert committed[row] == length[row] - 1, f"row {row}: {committed[row]} entries for {length[row]} tokens"
-            for kept, wanted in zip((*state.cache.keys, *state.cache.values), (*fresh.keys, *fresh.values)):
+            for kept, wanted in zip((*cache.keys, *cache.values), (*fresh.keys, *fresh.values)):
                 here, there = kept[row, :, : committed[row]], wanted[row, :, : committed[row]]
                 np.testing.assert_allclose(here, there, atol=tolerance, err_msg=f"row {row} after step {steps}")
         steps += 1
@@ -178,6 +191,8 @@ def check_unused_slots(method: Method, model: LanguageModel, prompt: Prompt):
     clean = method.result(advance(method, model, start(method, model, prompt), UNLIMITED))
 
     def poison(buffer):
+        if isinstance(state.cache, PagedCache):
+            return jnp.where(_unused_slots(state.cache)[..., None, None], jnp.nan, buffer)
         unused = jnp.arange(buffer.shape[2]) >= state.cache.length[:, None]
         return jnp.where(unused[:, None, :, None], jnp.nan, buffer)
 
@@ -188,6 +203,15 @@ def check_unused_slots(method: Method, model: LanguageModel, prompt: Prompt):
     for name in ("tokens", "length", "log_prob", "score"):
         np.testing.assert_array_equal(getattr(poisoned, name), getattr(clean, name), err_msg=name)
     assert np.isfinite(clean.log_prob).all()
+
+
+def _unused_slots(cache: PagedCache) -> np.ndarray:
+    """Slots of a pool that hold nothing: all but what lies in the pages of a row, up to its length."""
+    unused = np.ones((cache.keys[0].shape[0], cache.page_size), bool)
+    for pages, length in zip(np.asarray(cache.page_table), cache.length.tolist()):
+        slots = np.arange(length)
+        unused[pages[slots // cache.page_size], slots % cache.page_size] = False
+    return unused
 
 
 def check_independence(method: Method, model: LanguageModel, prompts: Sequence[Sequence[int]], budget: int):

@@ -4,6 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from jaxdec.cache import PagedCache
+from jaxdec.cache.pages import NOWHERE
 from jaxdec.decoding import Autoregressive, Sampling
 from jaxdec.decoding.beam_search import BeamSearch
 from jaxdec.decoding.speculative import Speculative
@@ -123,3 +125,31 @@ class BatchMinimum(SpeculativeSampling):
 def batch_minimum(sampling: Sampling) -> Speculative:
     """Drafts drawn from a law of their own, verified by the batch-minimum rule."""
     return Speculative(DrawnFromLaw(2, 6), sampling, BatchMinimum())
+
+
+class DealsPagesWrongly(Autoregressive):
+    """Changes the page table behind the prefill, where there is one."""
+
+    def change(self, table):
+        raise NotImplementedError
+
+    def init(self, model, prompt):
+        state = super().init(model, prompt)
+        if not isinstance(state.cache, PagedCache):
+            return state
+        return state.replace(cache=state.cache.replace(page_table=self.change(state.cache.page_table)))
+
+
+class SharesAPage(DealsPagesWrongly):
+    """Gives the first row's first page to the second row as well."""
+
+    def change(self, table):
+        return table.at[1, 0].set(table[0, 0])
+
+
+class TakesPages(DealsPagesWrongly):
+    """Takes the third row's last two pages away."""
+
+    def change(self, table):
+        left = (table[2] != NOWHERE).sum() - 2
+        return table.at[2].set(jnp.where(jnp.arange(table.shape[1]) < left, table[2], NOWHERE))

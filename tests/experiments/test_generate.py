@@ -96,6 +96,14 @@ def test_options_are_fields_of_the_method(flags, expected):
     assert method_of(run_options(values)) == expected
 
 
+@pytest.mark.parametrize(("flags", "expected"), [([], "contiguous"), (["--kv_layout=paged"], "paged")])
+def test_the_layout_of_keys_and_values(flags, expected):
+    values = define_flags()
+    parse(values, ["generate", "--prompt=abc", *flags])
+    assert run_options(values)["kv_layout"] == expected
+    assert method_of(run_options(values)) == Autoregressive()
+
+
 def test_flags_of_speculative_methods_become_options(tmp_path):
     (tmp_path / "data").write_text("")
     config = tmp_path / "config.py"
@@ -178,6 +186,19 @@ def test_prompts_of_a_file_share_their_beginning(ask_generate, tmp_path, monkeyp
     flags = (f"--prompt_file={write_lines(tmp_path / 'prompts.jsonl', *lines)}", "--raw")
     answers = [ask_generate(*flags, *more)["generations"] for more in ([], ["--share_prefixes=true"])]
     assert caches == ["ContiguousCache", "SharedPrefixCache"]
+    assert [line["token_ids"] for line in answers[1]] == [line["token_ids"] for line in answers[0]]
+
+
+def test_prompts_of_a_file_keep_what_they_need(ask_generate, tmp_path, monkeypatch):
+    caches = []
+    results = jaxdec.Run.results
+    monkeypatch.setattr(
+        jaxdec.Run, "results", lambda run: caches.append(type(run.state.cache).__name__) or results(run)
+    )
+    lines = [{"prompt": "a"}, {"prompt": "many words " * 13}]
+    flags = (f"--prompt_file={write_lines(tmp_path / 'prompts.jsonl', *lines)}", "--raw")
+    answers = [ask_generate(*flags, *more)["generations"] for more in ([], ["--kv_layout=paged"])]
+    assert caches == ["ContiguousCache", "PagedCache"]
     assert [line["token_ids"] for line in answers[1]] == [line["token_ids"] for line in answers[0]]
 
 

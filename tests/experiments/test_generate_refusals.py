@@ -57,6 +57,8 @@ BAD = [
     (["--prompt=a", "--method=beam", "--option=num_return=many"], "method 'beam' does not take these options"),
     (["--prompt=a", "--share_prefixes=yes"], "flag --share_prefixes=yes: it must be auto, true or false"),
     (["--prompt=a", "--option=share_prefixes=True"], "there is a flag for that, --share_prefixes"),
+    (["--prompt=a", "--kv_layout=pages"], "--kv_layout must be one of contiguous, paged, got 'pages'"),
+    (["--prompt=a", "--option=kv_layout=paged"], "there is a flag for that, --kv_layout"),
     (["--prompt=a", "--option=tree_size"], "--option=tree_size: write it as --option=NAME=VALUE"),
     (["--prompt=a", "--option=num_beams=4"], "--option=num_beams=4: there is a flag for that, --num_beams"),
     (["--prompt=a", "--option=sampling=4"], "there is a flag for that, --temperature"),
