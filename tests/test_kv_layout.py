@@ -47,6 +47,7 @@ def test_ragged_prompts_say_the_same_in_fewer_bytes(tiny_lm):
     assert paged.pages.tolist() == [1, 3, 1, 2]
 
 
+@pytest.mark.slow  # as do those of the contract suite
 def test_draft_trees_have_room(tiny_lm):
     options = {"method": "prompt_lookup", "tree_size": 4, "max_new_tokens": 10, "share_prefixes": False}
     (expected, _), (said, done) = (run(tiny_lm, RAGGED, layout, **options) for layout in ("contiguous", "paged"))

@@ -69,6 +69,7 @@ def test_equals_reference(name, dtype):
         np.testing.assert_array_equal(ours, theirs)  # the reference reads the same numbers
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 6), st.sampled_from([(6, 4), (600, 24), (600, 700)]), st.integers(0, 10**6))
 def test_draft_trees_and_odd_pages(batch, tokens, sizes, seed):
@@ -108,6 +109,7 @@ def test_rows_may_read_the_same_pages():
     assert_states(got, expected_decode(q, k, v, lengths), 1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_cache_in_one_piece():
     inputs = decode_inputs(DecodeShape(3, 2, 40, 4, 2, 8))
     q, pool_k, pool_v, lengths, table = in_pages(*inputs, page=8)
