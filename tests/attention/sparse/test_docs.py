@@ -1,0 +1,38 @@
+"""docs/sparse_attention.md says what the code does."""
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdec.attention import sparse
+from jaxdec.attention.sparse.block_sparse import BlockSparse
+from jaxdec.attention.sparse.flex_prefill import FlexPrefill
+from jaxdec.attention.sparse.selection import PrefillRule
+from jaxdec.attention.sparse.vertical_slash import VerticalSlash
+
+PAGE = (Path(__file__).parents[3] / "docs" / "sparse_attention.md").read_text(encoding="utf-8")
+
+
+def test_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 200, heads, 8)), jnp.float32) for heads in (2, 1, 1))
+    names = {"q": q, "k": k, "v": v, "lengths": jnp.array([200, 150])}
+    exec(code, names)
+    assert names["out"].shape == q.shape
+    assert not np.asarray(names["out"][1, 150:]).any()
+    assert len(capsys.readouterr().out.splitlines()) >= 4
+
+
+def test_table_has_all_rules_with_their_defaults():
+    named = re.findall(r"^\| `(\w+)\.(\w+)` \|", PAGE, re.MULTILINE)
+    rules = {getattr(importlib.import_module(f"jaxdec.attention.sparse.{module}"), name) for module, name in named}
+    for module in pkgutil.iter_modules(sparse.__path__):
+        importlib.import_module(f"jaxdec.attention.sparse.{module.name}")
+    assert rules == {rule for rule in PrefillRule.__subclasses__() if rule.__module__.startswith("jaxdec.")}
+    assert (BlockSparse().block, VerticalSlash().window, FlexPrefill().window) == (16, 256, 512)
+    assert (VerticalSlash().sinks, VerticalSlash().local, VerticalSlash().tile) == (4, 64, 64)
