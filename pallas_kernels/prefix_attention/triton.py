@@ -10,8 +10,9 @@ from pallas_kernels.prefix_attention import xla
 from pallas_kernels.tiled_attention.rows import tile_rows, tokens_per_tile
 from pallas_kernels.tiled_attention.triton import attend_tiles, check_supported, most_rows
 
-PROGRAMS = 216  # two for each multiprocessor of an A100
-FEWEST_KEYS = 512  # in a range: results of ranges are written, read and merged
+KEYS_OF_A_RANGE = 2048
+"""Longer prefixes are cut, so that few rows are work for more multiprocessors than there are key/value heads. Never chosen by
+the batch: ranges are what the order of summation hangs on."""
 
 
 def prefix_attention(
@@ -24,7 +25,7 @@ def prefix_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """See :func:`pallas_kernels.prefix_attention`. The gradient is that of the XLA backend.
 
-    A tile and a key/value head are a program. Where there are few of them, the keys are cut into ranges.
+    A tile, a key/value head and a range of the keys are a program.
     """
     check_supported(q, k)
     num_rows, num_heads, width = q.shape
@@ -40,7 +41,7 @@ def prefix_attention(
         tiles = tile_rows(query_offsets if known else offsets, num_rows, tokens)
         first = tiles.row[:, 0].astype(jnp.int32)
         count = jnp.where(tiles.used, jnp.minimum(offsets[tiles.group + 1] - first, tokens), 0)
-        splits = min(-(-PROGRAMS // (len(first) * num_kv_heads)), max(1, capacity // FEWEST_KEYS))
+        splits = -(-capacity // KEYS_OF_A_RANGE)
         ranges = attend_tiles(
             q, k, v, first, count, tiles.group, lengths[tiles.group], tokens=tokens, num_splits=splits, scale=scale
         )
