@@ -104,6 +104,18 @@ def test_what_is_appended_behind_a_rows_pages_goes_nowhere():
         assert np.isnan(now[1:]).sum() < np.isnan(before[1:]).sum(), "what fits is written"
 
 
+def test_nan_does_not_reach_other_rows_through_the_page_of_nobody():
+    """The last row writes NaN there, and others write there too: what they lose is not what they read."""
+    cache, _ = filled([4, 2, 9])
+    new = [array.copy() for array in entries(np.random.default_rng(1), 3, 7)]
+    for array in new:
+        array[2] = np.nan
+    cache = append(cache, new)
+    assert np.isnan(cache.values[0][0]).all()
+    queries = jnp.ones((3, 7, HEADS, WIDTH))
+    assert np.isfinite(cache.attend(0, queries, cache.mask(7, None))[:2]).all()
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_forked_rows_are_copies_with_pages_of_their_own(compiled):
     cache, new = filled([4, 9, 2, 9], spare=1)
