@@ -1,0 +1,132 @@
+"""ZipVL: as many important tokens of a prompt, layer by layer, as hold most of the attention.
+
+ZipVL: Efficient Large Vision-Language Models with Dynamic Token Sparsification. He et al., 2024, arXiv 2410.08584, first
+version. Some probe queries ``P``, the last and random ones, stand for all. With their attention ``A`` (causal, mean over heads)
+
+    a[j]      = sum over i in P of A[i, j]                    attention that token j receives
+    p         = least p whose p largest a[j] sum to at least threshold * sum a
+    s[j]      = a[j] / #{i in P: i >= j}                      per probe that can see it: early tokens are seen by more
+    important = the p largest s[j]; the last token before all others
+
+``p`` follows the layer and the text. The ``p`` tokens that are chosen by ``s`` may hold less attention than ``threshold``. One
+choice serves the layer's heads: attention of the prompt runs among important tokens alone (``mask``; the rows of the others
+are empty), and the cache keeps those at more bits (:meth:`jaxdec.cache.quantized.QuantizedCache.of_prompt`). Without the last
+token among them the first new token would come from a row without attention, so it is forced (the paper does not say).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdec.typing import Array, Bool, Float, Int, Key
+from pallas_kernels.arguments import check_integers, check_qkv
+from pallas_kernels.tiled_attention.xla import over_tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipVL:
+    """The tokens that hold ``threshold`` of the attention of the probes.
+
+    Attributes:
+      threshold: more than 0, at most 1. With 1 all tokens are important that receive any attention.
+      last_probes: last queries that are probes.
+      random_probes: other queries that are, without repetition. One probe at least in all.
+    """
+
+    threshold: float = 0.975
+    last_probes: int = 64
+    random_probes: int = 64
+
+    def __post_init__(self):
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be more than 0 and at most 1; got {self.threshold}")
+        for name in ("last_probes", "random_probes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.last_probes + self.random_probes < 1:
+            raise ValueError("last_probes + random_probes must be at least 1; got 0")
+
+    def probes(
+        self, lengths: Int[Array, "B"], num_tokens: int, rng: Key[Array, "B"]
+    ) -> tuple[Int[Array, "B P"], Bool[Array, "B P"]]:
+        """Positions of the probes of each row, and whether each place is in use (a short row has fewer).
+
+        Args:
+          lengths: tokens of each prompt.
+          num_tokens: that prompts are padded to.
+          rng: a key per row.
+        """
+        position = jnp.arange(num_tokens)
+        last = lengths[:, None] - self.last_probes + jnp.arange(self.last_probes)
+        draw = jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(rng)
+        draw = jnp.where(position < (lengths - self.last_probes)[:, None], draw, -1)
+        top, random = jax.lax.top_k(draw, min(self.random_probes, num_tokens))
+        return jnp.concatenate([jnp.maximum(last, 0), random], axis=1), jnp.concatenate([last >= 0, top >= 0], axis=1)
+
+    def scores(
+        self, q: Float[Array, "B T H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"], rng: Key[Array, "B"]
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
+        """Attention that each token receives from the probes, and that per probe that can see it; 0 behind ``lengths``.
+
+        Args:
+          q: queries, ``T == S``; those that are no probes are not read.
+          k: keys. Rows begin at slot 0; what lies behind ``lengths`` is not read and may be NaN.
+          lengths: tokens of each prompt.
+          rng: a key per row.
+
+        Raises:
+          TypeError: types that are not floats or not the same, lengths that are no integers.
+          ValueError: shapes that do not fit, lengths out of range (where they are known), fewer slots than probes.
+        """
+        check_qkv(q, k, k)
+        if q.shape[:2] != k.shape[:2]:
+            raise ValueError(f"k must be of the tokens of q, {list(q.shape[:2])}; got {list(k.shape[:2])}")
+        num_probes = self.last_probes + self.random_probes
+        if q.shape[1] < num_probes:
+            raise ValueError(f"q must have at least as many tokens as there are probes, {num_probes}; got {q.shape[1]}")
+        check_integers("lengths", lengths, q.shape[:1], low=0, high=q.shape[1])
+        batch, num_tokens, num_heads, width = q.shape
+        group = num_heads // k.shape[2]
+        dtype = jnp.promote_types(q.dtype, jnp.float32)
+        probes, used = self.probes(lengths, num_tokens, rng)
+        position = jnp.arange(num_tokens)
+        sees = used[..., None] & (position <= probes[..., None])  # [B, P, S]
+
+        def of_head(index):
+            row, head = index // num_heads, index % num_heads
+            keys = jnp.where((position < lengths[row])[:, None], k[row, :, head // group], 0).astype(dtype)
+            queries = jnp.where(used[row][:, None], q[row, probes[row], head], 0).astype(dtype)
+            scores = jnp.dot(queries, keys.T, precision=jax.lax.Precision.HIGHEST) * width**-0.5
+            weights = jax.nn.softmax(jnp.where(sees[row], scores, -jnp.inf), axis=-1)
+            return jnp.where(sees[row], weights, 0).sum(axis=0)
+
+        received = over_tiles(of_head, jnp.arange(batch * num_heads))
+        received = received.reshape(batch, num_heads, num_tokens).mean(axis=1)
+        return received, received / jnp.maximum(sees.sum(axis=1), 1)
+
+    def important(
+        self, q: Float[Array, "B T H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"], rng: Key[Array, "B"]
+    ) -> Bool[Array, "B S"]:
+        """Which tokens are important, as many for each row as its attention asks for; see :meth:`scores`."""
+        received, seen = self.scores(q, k, lengths, rng)
+        return self.choose(received, seen, lengths)
+
+    def choose(
+        self, received: Float[Array, "B S"], seen: Float[Array, "B S"], lengths: Int[Array, "B"]
+    ) -> Bool[Array, "B S"]:
+        """The important tokens by both scores: the first says how many, the second which."""
+        ordered = -jnp.sort(-received, axis=1)
+        before = jnp.cumsum(ordered, axis=1) - ordered
+        enough = before < self.threshold * received.sum(axis=1, keepdims=True)
+        # All that there is: what rounds away beside the sum counts as well.
+        count = ((ordered > 0) if self.threshold == 1 else enough & (ordered > 0)).sum(axis=1)
+        position, end = jnp.arange(received.shape[1]), lengths[:, None]
+        ranked = jnp.where(position < end, jnp.where(position == end - 1, jnp.inf, seen), -jnp.inf)
+        rank = jnp.argsort(jnp.argsort(-ranked, axis=1), axis=1)
+        return (rank < count[:, None]) & (position < end)
+
+    def mask(self, important: Bool[Array, "B S"]) -> Bool[Array, "B 1 S S"]:
+        """Reference: what the queries of the prompt read; nothing in the rows of unimportant tokens."""
+        causal = jnp.tril(jnp.ones((important.shape[1],) * 2, bool))
+        return (causal & important[:, :, None] & important[:, None])[:, None]
