@@ -49,12 +49,13 @@ def test_ragged_prompts_say_the_same_in_fewer_bytes(tiny_lm):
 
 @pytest.mark.slow  # as do those of the contract suite
 def test_draft_trees_have_room(tiny_lm):
+    prompts = [*RAGGED[:3], "d" * 116]  # the tree of the last one reaches into another page
     options = {"method": "prompt_lookup", "tree_size": 4, "max_new_tokens": 10, "share_prefixes": False}
-    (expected, _), (said, done) = (run(tiny_lm, RAGGED, layout, **options) for layout in ("contiguous", "paged"))
+    (expected, _), (said, done) = (run(tiny_lm, prompts, layout, **options) for layout in ("contiguous", "paged"))
     assert said == expected
-    own = [len(text) + 10 + 5 for text in RAGGED]  # prompt, budget, root and tree
+    own = [len(text) + 10 + 5 for text in prompts]  # prompt, budget, root and tree
     assert done.state.cache.pages.tolist() == [-(-tokens // PAGE_SIZE) for tokens in own]
-    assert done.state.cache.nbytes == PER_TOKEN * PAGE_SIZE * (1 + 7 + 4)
+    assert done.state.cache.nbytes == PER_TOKEN * PAGE_SIZE * (1 + 6 + 4)
 
 
 SAMPLED = {"method": "sample", "sampling": jaxdec.Sampling(1.0), "num_samples": 3}
