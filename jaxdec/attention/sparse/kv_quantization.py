@@ -1,0 +1,216 @@
+"""Keys and values in 8, 4 or 2 bits: keys per channel, values per token, and attention that reads the packed codes.
+
+KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache. Liu et al., 2024, arXiv 2402.02750. Keys have channels of
+outlying size, so that their least and greatest value are taken per channel over a block of tokens; values have none, so that
+theirs are taken per token over a group of channels. With ``b`` bits
+
+    step = (max - min) / (2^b - 1)      code = round((x - min) / step)      x' = min + step code      |x - x'| <= step / 2
+
+where ``step`` is 0 for a constant, which then comes back exactly. ``8 / b`` codes of neighbouring channels share a byte. Least
+values and steps are float32. Attention takes one block of one head at a time out of the packed codes, so that nothing is ever
+dequantised as a whole.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import UInt
+
+from jaxdec.typing import Array, Bool, Float, Int
+from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
+from pallas_kernels.tiled_attention.xla import over_tiles
+
+BITS = (2, 4, 8)
+BLOCK = 128
+CHANNEL_GROUP = 32
+
+
+def quantize(
+    x: Float[Array, "*dims"], bits: int, axis: int, used: Bool[Array, "*#dims"] | None = None
+) -> tuple[Array, Array, Array]:
+    """Codes, and the least value and the step of each range along an axis.
+
+    Args:
+      x: finite where used.
+      bits: 2, 4 or 8.
+      axis: ranges lie along it.
+      used: what counts for the ranges; by default all. What is not used gets the code 0.
+
+    Returns:
+      Codes ``uint8`` of the shape of ``x``, least values and steps, float32, with 1 along ``axis``.
+    """
+    x = x.astype(jnp.float32)
+    used = jnp.ones((), bool) if used is None else used
+    low = jnp.where(used, x, jnp.inf).min(axis=axis, keepdims=True)
+    high = jnp.where(used, x, -jnp.inf).max(axis=axis, keepdims=True)
+    low, high = (jnp.where(jnp.isfinite(side), side, 0) for side in (low, high))  # of a range without tokens
+    step = (high - low) / (2**bits - 1)
+    codes = jnp.round((x - low) / jnp.where(step == 0, 1, step))
+    codes = jnp.where(used, jnp.clip(codes, 0, 2**bits - 1), 0)
+    return codes.astype(jnp.uint8), low, step
+
+
+def pack(codes: UInt[Array, "*dims"], bits: int) -> Array:
+    """``8 / bits`` codes of the last axis in a byte, the first in the lowest bits."""
+    codes = codes.reshape(*codes.shape[:-1], -1, 8 // bits)
+    shift = (bits * jnp.arange(8 // bits)).astype(jnp.uint8)
+    return (codes << shift).sum(axis=-1, dtype=jnp.uint8)
+
+
+def unpack(packed: UInt[Array, "*dims"], bits: int) -> Array:
+    """What :func:`pack` packed."""
+    shift = (bits * jnp.arange(8 // bits)).astype(jnp.uint8)
+    codes = (packed[..., None] >> shift) & jnp.uint8(2**bits - 1)
+    return codes.reshape(*packed.shape[:-1], -1)
+
+
+def check_precision(bits: int, head_dim: int, block: int, channel_group: int):
+    """Check what packed tokens are made of.
+
+    Raises:
+      ValueError: bits other than 2, 4 and 8; a head that codes do not fill whole bytes of; a block without tokens; groups of
+        channels that do not divide the head.
+    """
+    if bits not in BITS:
+        raise ValueError(f"bits must be one of {', '.join(map(str, BITS))}; got {bits}")
+    if head_dim % (8 // bits):
+        raise ValueError(f"head_dim must be a multiple of the {8 // bits} codes of a byte; got {head_dim}")
+    if block < 1:
+        raise ValueError(f"block must be at least 1 token; got {block}")
+    if channel_group < 1 or head_dim % channel_group:
+        raise ValueError(f"channel_group must divide head_dim, {head_dim}; got {channel_group}")
+
+
+class PackedTokens(struct.PyTreeNode):
+    """Tokens of one layer in ``M`` blocks of ``P``, of which each row uses the first ``blocks``.
+
+    Attributes:
+      key_codes: ``uint8``, ``C = E bits / 8`` bytes per token.
+      key_low: least value of each channel of each block.
+      key_step: the step of its codes.
+      value_codes: ``uint8``.
+      value_low: least value of each token and group of channels.
+      value_step: the step of its codes.
+      used: tokens of each block; the first of it.
+      blocks: blocks of each row.
+      bits: 2, 4 or 8.
+    """
+
+    key_codes: UInt[Array, "B G M P C"]
+    key_low: Float[Array, "B G M E"]
+    key_step: Float[Array, "B G M E"]
+    value_codes: UInt[Array, "B G M P C"]
+    value_low: Float[Array, "B G M P N"]
+    value_step: Float[Array, "B G M P N"]
+    used: Int[Array, "B M"]
+    blocks: Int[Array, "B"]
+    bits: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        batch_size: int,
+        num_tokens: int,
+        num_kv_heads: int,
+        head_dim: int,
+        bits: int,
+        block: int = BLOCK,
+        channel_group: int | None = None,
+    ) -> "PackedTokens":
+        """Nothing yet, with blocks for ``num_tokens`` tokens; ``channel_group`` is 32 or the head where that is less.
+
+        Raises:
+          ValueError: see :func:`check_precision`.
+        """
+        channel_group = min(CHANNEL_GROUP, head_dim) if channel_group is None else channel_group
+        check_precision(bits, head_dim, block, channel_group)
+        blocks = -(-num_tokens // block)
+        tokens = (batch_size, num_kv_heads, blocks, block)
+        codes, groups = head_dim * bits // 8, head_dim // channel_group
+        return cls(  # no array twice: a buffer can be donated once
+            key_codes=jnp.zeros((*tokens, codes), jnp.uint8),
+            key_low=jnp.zeros((*tokens[:3], head_dim), jnp.float32),
+            key_step=jnp.zeros((*tokens[:3], head_dim), jnp.float32),
+            value_codes=jnp.zeros((*tokens, codes), jnp.uint8),
+            value_low=jnp.zeros((*tokens, groups), jnp.float32),
+            value_step=jnp.zeros((*tokens, groups), jnp.float32),
+            used=jnp.zeros((batch_size, blocks), jnp.int32),
+            blocks=jnp.zeros(batch_size, jnp.int32),
+            bits=bits,
+        )
+
+    @property
+    def length(self) -> Int[Array, "B"]:
+        """Tokens of each row."""
+        return self.used.sum(axis=1, dtype=jnp.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays but the counts."""
+        arrays = (self.key_codes, self.key_low, self.key_step, self.value_codes, self.value_low, self.value_step)
+        return sum(array.nbytes for array in arrays)
+
+    def push(
+        self, keys: Float[Array, "B G P E"], values: Float[Array, "B G P E"], count: Int[Array, "B"]
+    ) -> "PackedTokens":
+        """Pack the first ``count[b]`` of a block of tokens into the next block of each row, unless that is 0.
+
+        Blocks that are there already do not change. The caller keeps ``blocks`` within ``M``. What lies behind ``count`` may be
+        NaN.
+        """
+        fits = (jnp.arange(keys.shape[2]) < count[:, None])[:, None, :, None]
+        keys, values = (jnp.where(fits, side, 0).astype(jnp.float32) for side in (keys, values))
+        codes, low, step = quantize(keys, self.bits, axis=2, used=fits)
+        groups = self.value_low.shape[-1]
+        grouped = values.reshape(*values.shape[:3], groups, -1)
+        value_codes, value_low, value_step = quantize(grouped, self.bits, axis=-1)
+        new = {
+            "key_codes": pack(codes, self.bits),
+            "key_low": low[:, :, 0],
+            "key_step": step[:, :, 0],
+            "value_codes": pack(value_codes.reshape(values.shape), self.bits),
+            "value_low": value_low[..., 0],
+            "value_step": value_step[..., 0],
+        }
+        row = jnp.arange(count.shape[0])
+        where = jnp.where(count > 0, self.blocks, self.used.shape[1])  # behind the last: dropped
+        written = {name: getattr(self, name).at[row, :, where].set(part, mode="drop") for name, part in new.items()}
+        used = self.used.at[row, where].set(count, mode="drop")
+        return self.replace(**written, used=used, blocks=self.blocks + (count > 0))
+
+    def block_of(
+        self, row: Int[Array, ""] | int, head: Int[Array, ""] | int, number: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "P E"], Float[Array, "P E"]]:
+        """Keys and values of one block of one head, float32; 0 or rubbish behind the tokens used, never NaN."""
+        key_codes = unpack(self.key_codes[row, head, number], self.bits)
+        keys = self.key_low[row, head, number] + self.key_step[row, head, number] * key_codes
+        low, step = self.value_low[row, head, number], self.value_step[row, head, number]
+        codes = unpack(self.value_codes[row, head, number], self.bits).reshape(*low.shape, -1)
+        return keys, (low[..., None] + step[..., None] * codes).reshape(keys.shape)
+
+    def attention_state(
+        self, queries: Float[Array, "B T H E"]
+    ) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"]]:
+        """Attention of all queries to all tokens, and its log-sum-exp; ``(0, -inf)`` where there are none."""
+        batch, num_new, num_heads, width = queries.shape
+        num_kv_heads, _, size = self.key_codes.shape[1:4]
+        dtype = jnp.promote_types(queries.dtype, jnp.float32)
+        grouped = queries.astype(dtype).reshape(batch, num_new, num_kv_heads, -1, width).transpose(0, 2, 1, 3, 4)
+        grouped = grouped.reshape(batch, num_kv_heads, -1, width)
+
+        def of_head(index):
+            row, head = index // num_kv_heads, index % num_kv_heads
+
+            def step(number, state: SoftmaxState) -> SoftmaxState:
+                keys, values = (side.astype(dtype) for side in self.block_of(row, head, number))
+                scores = jnp.dot(grouped[row, head], keys.T, precision=precision_of(dtype)) * width**-0.5
+                used = jnp.arange(size) < self.used[row, number]
+                return fold(state, jnp.where(used, scores, -jnp.inf), values)
+
+            return finish(jax.lax.fori_loop(0, self.blocks[row], step, empty(grouped.shape[2], width, dtype)))
+
+        out, lse = over_tiles(of_head, jnp.arange(batch * num_kv_heads))
+        out = out.reshape(batch, num_kv_heads, num_new, -1, width).transpose(0, 2, 1, 3, 4)
+        lse = lse.reshape(batch, num_kv_heads, num_new, -1).transpose(0, 2, 1, 3)
+        return out.reshape(queries.shape), lse.reshape(batch, num_new, num_heads)

@@ -1,0 +1,145 @@
+"""Packed keys and values: codes, errors of half a step, bytes, and attention to them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdec.attention.sparse.kv_quantization import BITS, PackedTokens, check_precision, pack, quantize, unpack
+from tests.attention.sparse.prompts import textbook
+
+B, G, H, E, BLOCK = 2, 2, 4, 8, 16
+push = jax.jit(PackedTokens.push)
+attend = jax.jit(PackedTokens.attention_state)
+
+
+def empty(bits, num_tokens=48, channel_group=4):
+    return PackedTokens.create(
+        batch_size=B,
+        num_tokens=num_tokens,
+        num_kv_heads=G,
+        head_dim=E,
+        bits=bits,
+        block=BLOCK,
+        channel_group=channel_group,
+    )
+
+
+def dequantised(packed):
+    """Keys and values of all blocks, ``[B, G, M, P, E]``."""
+    rows = [[[packed.block_of(b, g, m) for m in range(packed.used.shape[1])] for g in range(G)] for b in range(B)]
+    return np.moveaxis(np.asarray(rows), 3, 0)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6), st.sampled_from(BITS), st.floats(1e-3, 1e3))
+def test_comes_back_within_half_a_step(seed, bits, scale):
+    x = np.random.default_rng(seed).normal(size=(3, 16, 8)).astype(np.float32) * np.float32(scale)
+    for axis in (1, 2):
+        codes, low, step = quantize(jnp.asarray(x), bits, axis)
+        assert codes.dtype == jnp.uint8
+        assert int(codes.max()) == 2**bits - 1, "all codes are in use"
+        assert int(codes.min()) == 0
+        error = np.abs(np.asarray(low) + np.asarray(step) * np.asarray(codes, np.float32) - x)
+        assert (error <= np.asarray(step) / 2 * (1 + 1e-4) + 1e-6 * scale).all()
+        np.testing.assert_array_equal(unpack(pack(codes, bits), bits), codes)
+        assert pack(codes, bits).nbytes == x.size * bits // 8
+
+
+def test_codes_of_neighbours_share_a_byte_first_lowest():
+    assert pack(jnp.asarray([1, 2, 3, 0], jnp.uint8), 2).tolist() == [1 + 2 * 4 + 3 * 16]
+    assert pack(jnp.asarray([5, 9], jnp.uint8), 4).tolist() == [5 + 9 * 16]
+
+
+def test_constants_come_back_exactly():
+    x = jnp.full((2, 4), 3.7, jnp.float32)
+    codes, low, step = quantize(x, 2, axis=0)
+    np.testing.assert_array_equal(low + step * codes, x)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_blocks_hold_what_was_pushed_and_never_change(bits):
+    rng = np.random.default_rng(bits)
+    packed = empty(bits)
+    counts = [[16, 16], [16, 0], [5, 9]]
+    pushed = []
+    for count in counts:
+        keys, values = rng.normal(size=(2, B, G, BLOCK, E)).astype(np.float32)
+        keys[..., 3] *= 50  # an outlying channel, which costs the others nothing
+        behind = (np.arange(BLOCK) >= np.asarray(count)[:, None])[:, None, :, None]
+        keys, values = (np.where(behind, np.nan, side) for side in (keys, values))
+        before = packed
+        packed = push(packed, jnp.asarray(keys), jnp.asarray(values), jnp.asarray(count, jnp.int32))
+        pushed.append((keys, values))
+        for row in range(B):
+            old = int(before.blocks[row])
+            for name in ("key_codes", "key_low", "key_step", "value_codes", "value_low", "value_step"):
+                was, now = (np.asarray(getattr(state, name))[row, :, :old] for state in (before, packed))
+                np.testing.assert_array_equal(was, now)
+    assert packed.blocks.tolist() == [3, 2]
+    assert packed.length.tolist() == [37, 25]
+    assert packed.used.tolist() == [[16, 16, 5], [16, 9, 0]]
+    keys, values = dequantised(packed)
+    assert np.isfinite(keys).all()
+    assert np.isfinite(values).all()
+    for row, numbers in enumerate([[0, 1, 2], [0, 2]]):
+        for place, number in enumerate(numbers):
+            used = counts[number][row]
+            wanted_keys, wanted_values = (side[row][:, :used] for side in pushed[number])
+            steps = (wanted_keys.max(1) - wanted_keys.min(1)) / (2**bits - 1)
+            error = np.abs(keys[row, :, place, :used] - wanted_keys)
+            assert (error <= steps[:, None] / 2 * (1 + 1e-3) + 1e-5).all()
+            grouped = wanted_values.reshape(G, used, -1, 4)
+            steps = (grouped.max(-1) - grouped.min(-1)) / (2**bits - 1)
+            error = np.abs(values[row, :, place, :used] - wanted_values).reshape(grouped.shape)
+            assert (error <= steps[..., None] / 2 * (1 + 1e-3) + 1e-5).all()
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 10**6), st.sampled_from(BITS), st.sampled_from([1, 3]))
+def test_attention_is_that_to_the_dequantised(seed, bits, num_new):
+    rng = np.random.default_rng(seed)
+    packed = empty(bits)
+    for _ in range(3):
+        keys, values = jnp.asarray(rng.normal(size=(2, B, G, BLOCK, E)), jnp.float32)
+        packed = push(packed, keys, values, jnp.asarray(rng.integers(0, BLOCK + 1, B), jnp.int32))
+    q = rng.normal(size=(B, num_new, H, E)).astype(np.float32)
+    out, lse = attend(packed, jnp.asarray(q))
+    keys, values = (np.moveaxis(side.reshape(B, G, -1, E), 1, 2) for side in dequantised(packed))
+    used = (np.arange(BLOCK) < np.asarray(packed.used)[..., None]).reshape(B, -1)
+    mask = np.broadcast_to(used[:, None, None], (B, H, num_new, used.shape[1]))
+    expected, expected_lse = textbook(q, keys, values, mask)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    np.testing.assert_allclose(lse, expected_lse, atol=1e-5)
+
+
+def test_nothing_packed_weighs_nothing():
+    out, lse = attend(empty(4), jnp.ones((B, 1, H, E)))
+    assert (np.asarray(out) == 0).all()
+    assert (np.asarray(lse) == -np.inf).all()
+
+
+def test_bytes_are_those_of_the_formula():
+    """Per token and head, keys and values: codes; ranges of channels per block, ranges of groups per token."""
+    for bits in BITS:
+        codes, keys, values = 2 * E * bits / 8, 2 * 4 * E / BLOCK, 2 * 4 * E / 4
+        assert empty(bits).nbytes == B * G * 48 * (codes + keys + values)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((3, 8, 16, 4), "bits must be one of 2, 4, 8; got 3"),
+        ((2, 6, 16, 3), "head_dim must be a multiple of the 4 codes of a byte; got 6"),
+        ((4, 8, 0, 4), "block must be at least 1 token; got 0"),
+        ((4, 8, 16, 3), "channel_group must divide head_dim, 8; got 3"),
+        ((4, 8, 16, 0), "channel_group must divide head_dim, 8; got 0"),
+    ],
+)
+def test_bad_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_precision(*sizes)
