@@ -8,8 +8,9 @@ MInference 1.0. Jiang et al., 2024, arXiv 2407.02490, as Nawrot et al. 2025 (arX
 
 A prompt of ``n`` whole blocks reads ``k (k + 1) / 2 + (n - k) k`` of the ``n (n + 1) / 2`` blocks, ``k = min(top_blocks, n)``.
 
-Differences from Nawrot et al.'s code: a last block that is not full is pooled over its own tokens, there over the zeros behind
-them too; and no block is added to a prompt of whole blocks.
+A last block that is not full is pooled with zeros, as in Nawrot et al.'s code. That changes nothing: only the last block of
+queries may read it, and always does; and its own mean, scaled, orders keys as before. Their code adds a block to a prompt of
+whole blocks; here none is added.
 """
 
 import dataclasses
@@ -83,12 +84,11 @@ class BlockSparse(PrefillRule):
         """Select for one prompt and one query head; ``q`` and ``k`` are 0 behind ``length``."""
         block, num_blocks = self.block, -(-q.shape[0] // self.block)
         index = jnp.arange(num_blocks)
-        tokens = jnp.clip(length - block * index, 1, block)[:, None]
 
         def mean(side):
             padded = jnp.pad(side, ((0, num_blocks * block - side.shape[0]), (0, 0)))
             wide = padded.astype(jnp.promote_types(side.dtype, jnp.float32))
-            return wide.reshape(num_blocks, block, -1).sum(axis=1) / tokens
+            return wide.reshape(num_blocks, block, -1).mean(axis=1)
 
         scores = jnp.dot(mean(q), mean(k).T, precision=jax.lax.Precision.HIGHEST)
         behind = index[:, None] - index  # blocks from the query's back to the key's

@@ -14,7 +14,8 @@ The diagonals are computed in tiles, by blocks of ``b = tile`` queries: those of
 
     start = max(n b - d, 0);   skip if start + b <= end;   else a tile at max(start, end)
 
-and ``d >= (n + 1) b`` is skipped. Columns in no tile are gathered one by one, so that no cell counts twice.
+and ``d >= (n + 1) b`` is skipped; ``end`` is 0 at first. Columns in no tile are gathered one by one; no cell counts
+twice.
 """
 
 import dataclasses
@@ -168,7 +169,7 @@ def tiles_and_columns(
         # A tile at this distance reaches behind end, so it is read; those farther away lie within what has been laid.
         distance = farthest[jnp.clip(first + tile - end, 0, num_tokens)]
         more = (distance >= 0) & (first < length)
-        start = jnp.maximum(jnp.maximum(first - distance, 0), end)
+        start = jnp.maximum(first - distance, end)
         return jnp.where(more, start + tile, end), jnp.where(more, start, unused)
 
     # Tiles are disjoint and begin before the block's end: block n has n + 1 of them at most.

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdec.attention.sparse.block_sparse import BlockSparse
 from jaxdec.attention.sparse.flex_prefill import FlexPrefill
@@ -21,6 +22,10 @@ RULES = {
     "bounded flex": FlexPrefill(alpha=0.9, min_budget=4, max_budget=9, window=12, sinks=2, local=3, tile=6),
 }
 SHAPES = [(2, 70, 4, 2, 8), (3, 32, 2, 2, 4)]  # B, T, H, G, E
+NAMES = [  # the others differ in sizes only
+    name if name in ("blocks of 8", "vertical-slash", "flex") else pytest.param(name, marks=pytest.mark.slow)
+    for name in RULES
+]
 SHAPE_OF = {name: SHAPES[index % 2] for index, name in enumerate(RULES)}  # one each: compiling takes most of the time
 
 attend = jax.jit(sparse_attention_state, static_argnames="rule")

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdec.attention.sparse.vertical_slash import VerticalSlash, sum_over_diagonals
+from jaxdec.attention.sparse.vertical_slash import VerticalSlash, last_query_scores, sum_over_diagonals
 from tests.attention.sparse.prompts import RULES, best, mask_of, prompts, vertical_slash_mask
 
 
-@pytest.mark.parametrize("name", ["vertical-slash", "exact diagonals"])
+@pytest.mark.parametrize("name", ["vertical-slash", pytest.param("exact diagonals", marks=pytest.mark.slow)])
 @settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 10**6), lengths=st.lists(st.integers(0, 70), min_size=2, max_size=2))
 def test_reads_top_columns_and_tiles_along_top_diagonals(name, seed, lengths):
@@ -35,6 +35,18 @@ def test_tiles_of_one_query_are_columns_and_diagonals():
     assert len(slashes) >= rule.slash
     query, key = np.mgrid[:70, :70]
     np.testing.assert_array_equal(mask, (key <= query) & (np.isin(key, columns) | np.isin(query - key, slashes)))
+
+
+@pytest.mark.parametrize("length", [30, 12, 5, 1, 0])
+def test_scores_are_shares_of_attention(length):
+    """Also of prompts shorter than the window, where no queries may be made up."""
+    q, k, _, _ = prompts(2, (1, 30, 1, 1, 8), [30])
+    used = (jnp.arange(30) < length)[:, None]
+    scores = last_query_scores(q[0, :, 0] * used, k[0, :, 0] * used, jnp.asarray(length), 12)
+    for score in scores:
+        assert (np.asarray(score) >= 0).all()
+        assert not np.asarray(score[length:]).any()
+        np.testing.assert_allclose(score.sum(), min(length, 1), atol=1e-6)
 
 
 @settings(deadline=None, max_examples=10)
