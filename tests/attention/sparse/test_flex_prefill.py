@@ -49,6 +49,7 @@ def test_share_of_one_takes_everything():
     assert part.budget(score) == 4
 
 
+@pytest.mark.slow
 def test_without_a_share_it_is_vertical_slash():
     q, k, _, lengths = prompts(3, (2, 70, 4, 2, 8), [70, 33])
     flex = FlexPrefill(alpha=0.0, min_budget=7, window=12, sinks=2, local=3, tile=8)

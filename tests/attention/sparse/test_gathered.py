@@ -73,8 +73,7 @@ def test_rows_of_a_ragged_batch_equal_single_prompts(name):
     q, k, v, lengths = prompts(5, shape, lengths)
     together = attend(q, k, v, lengths, rule=RULES[name])[0]
     for row, length in [(1, 44), (2, 7)]:
-        tokens = max(length, 13)  # no prompt may be as short as the window
-        alone = (side[row : row + 1, :tokens] for side in (q, k, v))
+        alone = (side[row : row + 1, :44] for side in (q, k, v))
         out = attend(*alone, lengths[row : row + 1], rule=RULES[name])[0]
         np.testing.assert_allclose(out[0, :length], together[row, :length], atol=1e-5)
         assert not np.asarray(together[row, length:]).any()
@@ -126,12 +125,16 @@ def sizes_in(jaxpr):
                 yield from sizes_in(getattr(inner, "jaxpr", inner))
 
 
-def test_float64_and_bfloat16():
+def test_bfloat16():
     rule = RULES["blocks of 8"]
     q, k, v, lengths = prompts(3, SHAPES[0], [70, 50], jnp.bfloat16)
     out = attend(q, k, v, lengths, rule=rule)[0]
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, textbook(q, k, v, mask_of(rule, q, k, lengths))[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_float64():
     rule = RULES["vertical-slash"]
     with jax.enable_x64(True):
         q, k, v, lengths = prompts(3, SHAPES[0], [70, 50], jnp.float64)
