@@ -97,6 +97,7 @@ def test_attends_to_what_is_kept_and_what_follows(seed, lengths, steps):
         assert cache.length.tolist() == [length + len(row[0]) for length, row in zip(lengths, since)]
 
 
+@pytest.mark.slow
 def test_all_kept_is_the_contiguous_cache():
     lengths = [40, 7, 0]
     prompt, _, rng = prompt_cache(0, lengths)

@@ -72,7 +72,7 @@ def assert_attends_to_what_it_holds(cache, rng, num_new, visible=None):
     return after, new
 
 
-@settings(deadline=None, max_examples=4)
+@settings(deadline=None, max_examples=2)  # every shape compiles
 @given(
     st.integers(0, 10**6),
     st.sampled_from(BITS),
@@ -82,6 +82,7 @@ def test_attends_to_what_was_committed(seed, bits, steps):
     """Old tokens come back within half a step, the newest exactly; drafts, gaps and forgetting as in other layouts."""
     rng = np.random.default_rng(seed)
     cache, kept = empty(bits), [[[] for _ in range(2 * LAYERS)] for _ in range(BATCH)]
+    forgot = np.zeros(BATCH, bool)  # and has not filled its window since: what is packed does not come back
     for kind in ["in order", *steps]:
         size = int(rng.choice([4, NEW])) if kind != "in order" else NEW
         size = size if max(len(row[0]) for row in kept) + size <= 64 else 1
@@ -114,7 +115,8 @@ def test_attends_to_what_was_committed(seed, bits, steps):
         assert cache.length.tolist() == length.tolist()
         recent = np.asarray(cache.recent.length)
         assert (recent < WINDOW + BLOCK).all(), "what has left the window is packed"
-        assert ((recent >= WINDOW) | (recent == length) | (count < 0)).all(), "and the window is not"
+        forgot = (forgot | (count < 0)) & (recent < WINDOW)
+        assert ((recent >= WINDOW) | (recent == length) | forgot).all(), "and the window is not"
     for row in range(BATCH):
         recent = int(cache.recent.length[row])
         for layer in range(LAYERS):
@@ -166,6 +168,7 @@ def test_prompts_keep_more_bits_for_what_is_important():
     )
 
 
+@pytest.mark.slow
 def test_prompts_of_one_precision_and_under_jit():
     rng = np.random.default_rng(1)
     plain, _ = prompt(rng, [40, 13, 3])
@@ -178,6 +181,7 @@ def test_prompts_of_one_precision_and_under_jit():
     assert np.mean(differ) < 0.01, "codes at a rounding boundary may differ"
 
 
+@pytest.mark.slow
 def test_more_bits_err_less_and_few_tokens_are_exact():
     rng = np.random.default_rng(2)
     plain, _ = prompt(rng, [40, 40, 40])

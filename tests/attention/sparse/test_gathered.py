@@ -67,7 +67,7 @@ def test_whole_budget_is_dense_attention(rule):
     np.testing.assert_allclose(out_lse, lse, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["blocks of 8", "flex"])
+@pytest.mark.parametrize("name", ["blocks of 8", pytest.param("flex", marks=pytest.mark.slow)])
 def test_rows_of_a_ragged_batch_equal_single_prompts(name):
     shape, lengths = (3, 70, 2, 1, 8), [70, 44, 7]
     q, k, v, lengths = prompts(5, shape, lengths)

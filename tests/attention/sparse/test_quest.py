@@ -136,6 +136,7 @@ def test_one_page_short_costs_no_more_than_that_page_weighs():
     assert worst > 1e-5, "some page weighs something"
 
 
+@pytest.mark.slow
 def test_a_larger_budget_reads_more_and_errs_less():
     lengths, errors = [CAPACITY - 1] * B, []
     budgets = [PAGE, 4 * PAGE, 10 * PAGE, CAPACITY]

@@ -102,6 +102,7 @@ def test_a_planted_token_is_kept():
     assert np.asarray(SNAP.keep(q, k, rows))[:, :, 17].all()
 
 
+@pytest.mark.slow
 def test_every_row_is_as_if_alone():
     q, k, _, rows = prompts(5, SHAPE, [48, 20, 3])
     for rule in (SNAP, ADA):
