@@ -70,7 +70,14 @@ def test_sinks_the_window_and_the_own_key_are_always_read(name):
     assert not (mask & ~causal_mask(shape, lengths)).any()
 
 
-@pytest.mark.parametrize("name", ["block-sparse", pytest.param("vertical-slash", marks=pytest.mark.slow), pytest.param("flex", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "block-sparse",
+        pytest.param("vertical-slash", marks=pytest.mark.slow),
+        pytest.param("flex", marks=pytest.mark.slow),
+    ],
+)
 def test_larger_budgets_compute_more_and_err_less(name):
     shape = (12, 64, 2, 1, 8)
     q, k, v, lengths = prompts(8, shape, [64] * 12, sharpness=2)
