@@ -66,6 +66,10 @@ class ContiguousCache(struct.PyTreeNode):
             values=replaced(self.values, layer, _write(self.values[layer], values.swapaxes(1, 2), self.length)),
         )
 
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "ContiguousCache":
+        """Nothing is chosen by queries here."""
+        return self
+
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Dense attention over the slots that ``mask`` allows."""
         return self.attention_state(layer, queries, mask)[0]

@@ -179,6 +179,10 @@ class EvictedCache(struct.PyTreeNode):
         """Write one layer's new keys and values behind what was committed."""
         return self.replace(recent=self.recent.append(layer, keys, values))
 
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "EvictedCache":
+        """Nothing is chosen by queries here."""
+        return self
+
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Attention to the kept tokens, merged with that to the recent ones."""
         return self.attention_state(layer, queries, mask)[0]

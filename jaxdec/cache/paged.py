@@ -117,6 +117,10 @@ class PagedCache(struct.PyTreeNode):
             values=replaced(self.values, layer, write(self.values[layer], values, place)),
         )
 
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "PagedCache":
+        """Nothing is chosen by queries here."""
+        return self
+
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Dense attention over the slots that ``mask`` allows."""
         return self.attention_state(layer, queries, mask)[0]

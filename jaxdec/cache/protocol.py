@@ -9,7 +9,8 @@ from jaxdec.typing import Array, Bool, Float, Int
 class Cache(Protocol):
     """Keys and values of every layer, ``length[b]`` entries of row ``b`` committed.
 
-    A forward pass over ``T`` new tokens calls :meth:`mask` once and then, per layer, :meth:`append` and :meth:`attend`.
+    A forward pass over ``T`` new tokens calls :meth:`mask` once and then, per layer, :meth:`append`, :meth:`observe` and
+    :meth:`attend`.
     Appending writes behind the committed entries and does not advance ``length``; :meth:`commit` does. What lies in
     unused slots (it may be NaN) never reaches an output.
     """
@@ -35,6 +36,13 @@ class Cache(Protocol):
 
     def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "Cache":
         """Write the new tokens' keys and values of one layer behind the committed entries."""
+        ...
+
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "Cache":
+        """See the new tokens' queries, rotated as the keys are; :meth:`attend` is then called on what this returns.
+
+        Layouts that choose by queries what is read or kept note what they need. All others return themselves.
+        """
         ...
 
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: Any) -> Float[Array, "B T H E"]:

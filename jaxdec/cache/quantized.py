@@ -190,6 +190,10 @@ class QuantizedCache(struct.PyTreeNode):
         """Write one layer's new keys and values behind the newest tokens, in full precision."""
         return self.replace(recent=self.recent.append(layer, keys, values))
 
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "QuantizedCache":
+        """Nothing is chosen by queries here."""
+        return self
+
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Attention to the packed tokens, merged with that to the newest."""
         return self.attention_state(layer, queries, mask)[0]

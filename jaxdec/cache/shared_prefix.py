@@ -127,6 +127,10 @@ class SharedPrefixCache(struct.PyTreeNode):
         """Write one layer's new keys and values behind each row's own entries."""
         return self.replace(own=self.own.append(layer, keys, values))
 
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "SharedPrefixCache":
+        """Nothing is chosen by queries here."""
+        return self
+
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Attention over all segments, merged."""
         own = self.own.attention_state(layer, queries, mask)

@@ -91,8 +91,9 @@ class Attention(nn.Module):
         if config.qk_norm:
             query = RMSNorm(config.rms_norm_eps, name="query_norm")(query)
             key = RMSNorm(config.rms_norm_eps, name="key_norm")(key)
-        cache = cache.append(self.layer, rotate(key, *rope), value)
-        out = cache.attend(self.layer, rotate(query, *rope), mask).reshape(batch, num_new, heads * config.head_dim)
+        query = rotate(query, *rope)
+        cache = cache.append(self.layer, rotate(key, *rope), value).observe(self.layer, query)
+        out = cache.attend(self.layer, query, mask).reshape(batch, num_new, heads * config.head_dim)
         return Linear(config.hidden_size, config.output_bias, self.numerics, name="output")(out), cache
 
 

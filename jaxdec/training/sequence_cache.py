@@ -52,6 +52,10 @@ class SequenceCache(struct.PyTreeNode):
         """Hold this layer's keys and values in place of the layer's before."""
         return self.replace(keys=keys.swapaxes(1, 2), values=values.swapaxes(1, 2))
 
+    def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "SequenceCache":
+        """Nothing is chosen by queries here."""
+        return self
+
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: SlotMask) -> Float[Array, "B T H E"]:
         """Softmax attention among the new tokens."""
         assert self.keys is not None
