@@ -24,7 +24,7 @@ SPECULATIVE_OPTIONS = {
 """Options of speculative methods, and the flag of each."""
 FILES = ("datastore", "trigram_table")
 OWN = ("method", "sampling", "num_samples")
-OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop", "share_prefixes", "kv_layout")
+OF_THE_RUN = ("max_new_tokens", "seed", "raw", "stop", "share_prefixes", "kv_layout", "attention", "kv_cache")
 RIVALS = {"prompt": "prompt_file", "prompt_file": "prompt"}
 
 
@@ -122,6 +122,13 @@ def define_flags(leave_out: Sequence[str] = ()) -> flags.FlagValues:
     flags.DEFINE(_WhetherToShare(), "share_prefixes", "auto", share, flag_values=values)
     layout = "contiguous, or paged: each row keeps as much as it needs itself, for prompts of very different lengths."
     define("string", "kv_layout", "contiguous", layout)
+    rule = "What is read of the context: dense, or a rule and its options, such as vertical_slash:vertical=256,slash=256 or "
+    rule += "quest:budget=1024; see docs/sparse_attention.md."
+    define("string", "attention", "dense", rule)
+    rule = (
+        "What is kept of the prompt: full, or a rule and its options, such as snapkv:capacity=1024 or quantized:bits=4."
+    )
+    define("string", "kv_cache", "full", rule)
     define("bool", "raw", False, "Feed the prompt as it is, without the chat template.")
     define("bool", "json", False, "Print one JSON object instead of the text.")
     define("integer", "batch_size", 8, "Prompts of --prompt_file decoded together.")
@@ -165,12 +172,15 @@ def run_options(values: flags.FlagValues) -> dict[str, Any]:
         raise ValueError(f"--seed must be from 0 to 2^32 - 1, got {values.seed}")
     if "" in values.stop:
         raise ValueError("--stop is empty: every text contains that")
+    from jaxdec.context_rules import attention_rule, kv_cache_rule
     from jaxdec.decoding.methods import METHODS
     from jaxdec.decoding.sampling import Sampling
     from jaxdec.kv_layout import KV_LAYOUTS
 
     if values.kv_layout not in KV_LAYOUTS:
         raise ValueError(f"--kv_layout must be one of {', '.join(KV_LAYOUTS)}, got {values.kv_layout!r}")
+    attention_rule(values.attention)
+    kv_cache_rule(values.kv_cache)
     limits = {name: values[name].value for name in ("top_k", "top_p", "min_p") if values[name].value is not None}
     temperature = values.temperature
     method = values.method or ("sample" if limits or temperature or values.num_samples > 1 else "greedy")

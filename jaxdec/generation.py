@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxdec.chat_template import render_chat
 from jaxdec.compat import CompileClock
+from jaxdec.context_rules import attention_rule, kv_cache_rule, with_rules
 from jaxdec.decoding.loop import UNLIMITED, Method, advance, start
 from jaxdec.decoding.methods import AUTO_NODES, DRAFTERS, build_method
 from jaxdec.decoding.sampling import Sampling
 from jaxdec.decoding.speculative import Speculative
-from jaxdec.decoding.state import Prompt
+from jaxdec.decoding.state import Guarantee, Prompt
 from jaxdec.kv_layout import check_layout, in_layout
 from jaxdec.loading import LoadedModel
 from jaxdec.shared_prompts import share
@@ -43,6 +44,7 @@ class Generation:
       method: the method's name, or the class of a method object.
       guarantee: how the text relates to that of ``reference``.
       reference: what the guarantee is relative to, such as ``"greedy decoding"``.
+      cache_bytes: bytes that the keys and values of the whole batch take while decoding, reserved room included.
       model: name of the model.
       alternatives: further texts of the same prompt (samples, beams), best first where they are ranked.
     """
@@ -62,6 +64,7 @@ class Generation:
     method: str
     guarantee: str
     reference: str
+    cache_bytes: int
     model: str
     alternatives: tuple["Generation", ...] = ()
 
@@ -111,6 +114,11 @@ class Run:
         per level ``(number of prompts, number of tokens)`` of each segment.
       kv_layout: how keys and values lie in memory: ``"contiguous"``, as much room for every row as the longest needs, or
         ``"paged"`` (:mod:`jaxdec.cache.paged`), as much as each needs, for batches of very different lengths.
+      attention: by which rule less than all of the context is read, such as ``"vertical_slash:vertical=256,slash=256"`` for
+        prompts or ``"quest:budget=1024"`` while decoding (:data:`jaxdec.context_rules.ATTENTION_RULES`), or a rule object;
+        dense by default. With a rule here or in ``kv_cache`` the text is approximate, whatever the method.
+      kv_cache: by which rule less of the prompt is kept, such as ``"snapkv:capacity=1024"``, or all in fewer bits, such as
+        ``"quantized:bits=4"`` (:data:`jaxdec.context_rules.KV_CACHE_RULES`), or a rule object; full by default.
       **method_options: fields of the method, such as ``num_beams``; for speculative methods also ``tree_size`` (a number, or
         ``"auto"``: what pays on this machine, measured on first use), and what accompanies the model: ``draft`` (a model or its
         name) or ``draft_layers``, ``datastore``, ``trigram_table``, ``adaptive_table`` (files or objects).
@@ -134,6 +142,8 @@ class Run:
         num_samples: int = 1,
         share_prefixes: bool | str | Sequence[Sequence[tuple[int, int]]] = "auto",
         kv_layout: str = "contiguous",
+        attention: Any = None,
+        kv_cache: Any = None,
         **method_options: Any,
     ):
         if isinstance(stop, str):
@@ -141,6 +151,9 @@ class Run:
         if any(not text for text in stop):
             raise ValueError("stop contains an empty string, which every text contains")
         check_layout(kv_layout)
+        rules = {"attention": attention_rule(attention), "kv_cache": kv_cache_rule(kv_cache)}
+        if any(rule is not None for rule in rules.values()) and share_prefixes == "auto":
+            share_prefixes = False
         self.lm = lm
         self.method_name = method if isinstance(method, str) else type(method).__name__
         # What a method can be asked for is checked before a second model or a table is read.
@@ -163,7 +176,7 @@ class Run:
         )
         texts_per_prompt = getattr(self.method, "num_beams", getattr(self.method, "num_samples", 1))
         shared, self._row_of = share(unshared, token_ids, share_prefixes, texts_per_prompt)
-        self.prompt = in_layout(shared, kv_layout)
+        self.prompt = with_rules(in_layout(shared, kv_layout), **rules)
         self.model = lm.model.accompanied(**take_companions(method, method_options, lm))
         if auto:
             assert isinstance(self.method, Speculative)
@@ -305,7 +318,8 @@ class Run:
             tokens_per_second=rate,
             compile_seconds=self._clock.seconds,
             method=self.method_name,
-            guarantee=str(self.method.guarantee),
+            guarantee=str(self.method.guarantee if self.prompt.rules is None else Guarantee.APPROXIMATE),
+            cache_bytes=int(getattr(getattr(self._state, "cache", None), "nbytes", 0)),
             reference=self.method.reference,
             model=self.lm.name,
         )
@@ -343,7 +357,8 @@ def generate(lm: LoadedModel, prompt: Any, **options: Any) -> Any:
       prompt: a text, a list of chat messages, or a list of either for a batch.
       **options: ``method`` (a name of :data:`jaxdec.decoding.methods.METHODS`, or a method object), ``sampling``,
         ``max_new_tokens``, ``seed``, ``raw`` (skip the chat template), ``stop`` (strings that end a text), ``num_samples``,
-        ``share_prefixes``, ``kv_layout``; anything else goes to the method, for example ``num_beams=4``. See :class:`Run`.
+        ``share_prefixes``, ``kv_layout``, ``attention``, ``kv_cache``; anything else goes to the method, for example
+        ``num_beams=4``. See :class:`Run`.
 
     Returns:
       A :class:`Generation`, or a list of them for a batch.

@@ -1,19 +1,17 @@
-"""Feed the prompts: chunks of bounded size, so that attention scores never grow with the square of a long prompt."""
+"""Feed the prompts into the cache that decoding goes on with; what they share once."""
 
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdec.cache import Cache, ContiguousCache, PagedCache, PrefixLevel, SharedPrefixCache
+from jaxdec.decoding.chunks import append_tokens, padded_width
+from jaxdec.decoding.long_prompts import feed_by_rules
 from jaxdec.decoding.prefix_sharing import PrefixSharing
 from jaxdec.decoding.state import Prompt
 from jaxdec.language_model import LanguageModel
 from jaxdec.typing import Array, Float, Int
-
-LARGEST_CHUNK = 512
-AnyCache = TypeVar("AnyCache", bound=Cache)  # a layout stays what it is
 
 
 def feed_prompt(model: LanguageModel, prompt: Prompt, times: int = 1) -> tuple[Float[Array, "B V"], Cache]:
@@ -31,8 +29,10 @@ def feed_prompt(model: LanguageModel, prompt: Prompt, times: int = 1) -> tuple[F
       ValueError: a cache layout that does not share prefixes, or has no pages where pages are asked for.
     """
     batch = prompt.tokens.shape[0]
+    if prompt.rules is not None:
+        return feed_by_rules(model, prompt, times)
     if prompt.sharing is None:
-        capacity = max(prompt.capacity, _padded(prompt.tokens.shape[1]))
+        capacity = max(prompt.capacity, padded_width(prompt.tokens.shape[1]))
         cache = _empty(model, prompt, capacity, prompt.length)
         logits, cache = append_tokens(model, cache, prompt.tokens, prompt.length)
         return logits, cache if times == 1 else cache.fork(jnp.repeat(jnp.arange(batch), times))
@@ -40,11 +40,11 @@ def feed_prompt(model: LanguageModel, prompt: Prompt, times: int = 1) -> tuple[F
     levels, start = _feed_levels(model, prompt, sharing)
     own_tokens, own_length = _cut(prompt.tokens, start, sharing.own_width), prompt.length - start
     if times == 1:
-        room = max(prompt.capacity - sharing.spared, _padded(sharing.own_width))
+        room = max(prompt.capacity - sharing.spared, padded_width(sharing.own_width))
         cache = SharedPrefixCache(levels, _empty(model, prompt, room, own_length))
         return append_tokens(model, cache, own_tokens, own_length)
     # All texts of a prompt share it whole.
-    cache = SharedPrefixCache(levels, _contiguous(model, batch, _padded(sharing.own_width)))
+    cache = SharedPrefixCache(levels, _contiguous(model, batch, padded_width(sharing.own_width)))
     logits, cache = append_tokens(model, cache, own_tokens, own_length)
     assert isinstance(cache.own, ContiguousCache)
     own = PrefixLevel.of(cache.own, tuple((row, row + 1) for row in range(batch)), sharing.own_width)
@@ -95,7 +95,7 @@ def _feed_levels(
         above = tuple(
             level.replace(spans=sharing.spans_among(number, spans)) for number, level in enumerate(levels[:index])
         )
-        cache = SharedPrefixCache(above, _contiguous(model, len(spans), _padded(width)))
+        cache = SharedPrefixCache(above, _contiguous(model, len(spans), padded_width(width)))
         _, cache = append_tokens(model, cache, _cut(prompt.tokens[first], start[first], width), length)
         assert isinstance(cache.own, ContiguousCache)
         levels = (*levels, PrefixLevel.of(cache.own, spans, width))
@@ -116,12 +116,6 @@ def _cut(tokens: Int[Array, "B P"], start: Int[Array, "B"], width: int) -> Int[A
     return jnp.take_along_axis(tokens, jnp.minimum(index, tokens.shape[1] - 1), axis=1)
 
 
-def _padded(width: int) -> int:
-    """Slots that chunks of one size take."""
-    num_chunks = -(-width // LARGEST_CHUNK)
-    return num_chunks * -(-width // num_chunks)
-
-
 def prefill(
     model: LanguageModel, tokens: Int[Array, "B P"], length: Int[Array, "B"], capacity: int
 ) -> tuple[Float[Array, "B V"], Cache]:
@@ -137,42 +131,4 @@ def prefill(
       The logits behind each prompt's last token, and the cache with ``length`` entries committed.
     """
     batch, padded = tokens.shape
-    return append_tokens(model, model.init_cache(batch, max(capacity, _padded(padded))), tokens, length)
-
-
-def append_tokens(
-    model: LanguageModel, cache: AnyCache, tokens: Int[Array, "B P"], length: Int[Array, "B"]
-) -> tuple[Float[Array, "B V"], AnyCache]:
-    """Feed right-padded tokens behind what a cache holds, and commit them.
-
-    Args:
-      model: the language model.
-      cache: with room for ``P`` tokens more, rounded up to whole chunks.
-      tokens: what to feed; what lies behind ``length`` is fed too, and never committed.
-      length: tokens of each row; a row without any gets logits without meaning.
-
-    Returns:
-      The logits behind each row's last token, and the cache.
-    """
-    batch, padded = tokens.shape
-    num_chunks = -(-padded // LARGEST_CHUNK)
-    chunk = -(-padded // num_chunks)
-    tokens = jnp.pad(tokens, ((0, 0), (0, num_chunks * chunk - padded)))
-    base = cache.length[:, None]
-    within = jnp.broadcast_to(jnp.arange(chunk), (batch, chunk))
-
-    def feed(index, carry):
-        last_logits, cache = carry
-        start = index * chunk
-        new = jax.lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1)
-        last = length - 1 - start  # index of the row's last token in this chunk
-        logits, _, cache = model(new, base + start + within, cache, logits_at=jnp.clip(last, 0, chunk - 1)[:, None])
-        here = (last >= 0) & (last < chunk)
-        last_logits = jnp.where(here[:, None], logits[:, 0], last_logits)
-        return last_logits, cache.commit(None, jnp.clip(length - start, 0, chunk))
-
-    if num_chunks == 1:
-        output = model(tokens, base + within, cache, logits_at=jnp.maximum(length - 1, 0)[:, None])
-        return output.logits[:, 0], cast(AnyCache, output.cache.commit(None, length))
-    logits_type = jax.eval_shape(lambda: model(tokens[:, :1], tokens[:, :1], cache).logits).dtype
-    return jax.lax.fori_loop(0, num_chunks, feed, (jnp.zeros((batch, model.vocab_size), logits_type), cache))
+    return append_tokens(model, model.init_cache(batch, max(capacity, padded_width(padded))), tokens, length)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from jaxdec.cache import Cache
+from jaxdec.decoding.context_rules import ContextRules
 from jaxdec.decoding.paging import Paging
 from jaxdec.decoding.prefix_sharing import PrefixSharing
 from jaxdec.typing import Array, Bool, Float, Int, Key
@@ -50,6 +51,7 @@ class Prompt(struct.PyTreeNode):
       sharing: what rows have in common, to be fed and kept once; None feeds and keeps every row by itself.
       paging: pages that the batch needs, if each row is to keep what it needs itself; None gives every row as much room as the
         longest needs.
+      rules: by which less than all of the context is read or kept; None for everything.
     """
 
     tokens: Int[Array, "B P"]
@@ -60,6 +62,7 @@ class Prompt(struct.PyTreeNode):
     capacity: int = struct.field(pytree_node=False)
     sharing: PrefixSharing | None = None
     paging: Paging | None = struct.field(pytree_node=False, default=None)
+    rules: ContextRules | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def create(

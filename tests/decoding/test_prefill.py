@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdec.decoding import prefill as module
+from jaxdec.decoding import chunks as module
 from jaxdec.decoding.prefill import prefill
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer

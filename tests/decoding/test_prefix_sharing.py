@@ -154,7 +154,7 @@ def test_samples_of_one_prompt_keep_it_once():
 
 
 def test_long_prompts_are_fed_in_chunks(monkeypatch):
-    from jaxdec.decoding import prefill as module
+    from jaxdec.decoding import chunks as module
 
     monkeypatch.setattr(module, "LARGEST_CHUNK", 7)
     model = tiny_transformer(seed=1, scale=4.0)

@@ -38,18 +38,16 @@ class AdaSnapKV(SnapKV):
         """Tokens that every head gets."""
         return max(int(self.min_ratio * self.capacity), self.sinks + self.local)
 
-    def scores(
-        self, q: Float[Array, "B T H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"]
+    def scores_of(
+        self, queries: Float[Array, "B W H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"]
     ) -> Float[Array, "B G S"]:
-        """Scores of all tokens per key/value head; see :meth:`SnapKV.scores`."""
-        weights = last_query_attention(q, k, lengths, self.window, lambda a: a.max(axis=(0, 1)))
+        """Scores of all tokens per key/value head; see :meth:`SnapKV.scores_of`."""
+        weights = last_query_attention(queries, k, lengths, lambda a: a.max(axis=(0, 1)))
         return average_pool(weights, self.kernel)
 
-    def keep(
-        self, q: Float[Array, "B T H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"]
-    ) -> Bool[Array, "B G S"]:
-        """Which tokens are kept: ``G min(capacity, lengths[b])`` of a row; see :meth:`SnapKV.scores`."""
-        ranked = forced(self.scores(q, k, lengths), lengths, self.sinks, self.local)
+    def choose(self, scores: Float[Array, "B G S"], lengths: Int[Array, "B"]) -> Bool[Array, "B G S"]:
+        """Which tokens are kept, by their scores: ``G min(capacity, lengths[b])`` of a row."""
+        ranked = forced(scores, lengths, self.sinks, self.local)
         first = largest(ranked, self.minimum)
         left = jnp.where(first, -jnp.inf, ranked)
         batch, num_kv_heads, num_tokens = left.shape

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdec.attention.sparse.selection import PrefillRule
+from jaxdec.attention.sparse.selection import PrefillRule, sparsity
 from jaxdec.typing import Array, Float, Int
 from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
 from pallas_kernels.tiled_attention.xla import over_tiles
@@ -61,6 +61,17 @@ def sparse_attention_state(
       TypeError: see :meth:`PrefillRule.check`.
       ValueError: see :meth:`PrefillRule.check`.
     """
+    return sparse_attention_counted(q, k, v, lengths, rule)[:2]
+
+
+def sparse_attention_counted(
+    q: Float[Array, "B T H E"],
+    k: Float[Array, "B S G E"],
+    v: Float[Array, "B S G E"],
+    lengths: Int[Array, "B"],
+    rule: PrefillRule,
+) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"], Float[Array, "B H"]]:
+    """:func:`sparse_attention_state`, and the :func:`~jaxdec.attention.sparse.selection.sparsity` of each prompt and head."""
     rule.check(q, k, v, lengths)
     batch, num_tokens, num_heads, head_dim = q.shape
     num_kv_heads = k.shape[2]
@@ -73,20 +84,21 @@ def sparse_attention_state(
 
         def of_head(member):
             queries = jnp.where(used, q[row, :, kv_head * group + member], 0)
-            out, lse = _attend_head(queries, keys, values, lengths[row], rule)
-            return jnp.where(used, out, 0), jnp.where(used[:, 0], lse, -jnp.inf)
+            out, lse, skipped = _attend_head(queries, keys, values, lengths[row], rule)
+            return jnp.where(used, out, 0), jnp.where(used[:, 0], lse, -jnp.inf), skipped
 
         return over_tiles(of_head, jnp.arange(group))
 
-    out, lse = over_tiles(of_kv_head, jnp.arange(batch * num_kv_heads))
+    out, lse, skipped = over_tiles(of_kv_head, jnp.arange(batch * num_kv_heads))
     out = out.reshape(batch, num_heads, num_tokens, head_dim).transpose(0, 2, 1, 3)
-    return out, lse.reshape(batch, num_heads, num_tokens).transpose(0, 2, 1)
+    lse = lse.reshape(batch, num_heads, num_tokens).transpose(0, 2, 1)
+    return out, lse, skipped.reshape(batch, num_heads)
 
 
 def _attend_head(
     q: Float[Array, "T E"], k: Float[Array, "T E"], v: Float[Array, "T E"], length: Int[Array, ""], rule: PrefillRule
-) -> tuple[Float[Array, "T E"], Float[Array, "T"]]:
-    """Attention of one prompt and one head; arguments are 0 behind ``length``."""
+) -> tuple[Float[Array, "T E"], Float[Array, "T"], Float[Array, ""]]:
+    """Attention of one prompt and one head, and its sparsity; arguments are 0 behind ``length``."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     product_type = dtype if jax.default_backend() == "cpu" else q.dtype  # two-byte products are slow on processors
     num_tokens, width = q.shape
@@ -131,7 +143,8 @@ def _attend_head(
         block * jnp.arange(num_blocks),
     )
     out, lse = over_tiles(of_block, parts)
-    return out.reshape(unused, width)[:num_tokens], lse.reshape(unused)[:num_tokens]
+    skipped = sparsity(jax.tree.map(lambda x: x[None, None], selection), length[None])[0, 0]
+    return out.reshape(unused, width)[:num_tokens], lse.reshape(unused)[:num_tokens], skipped
 
 
 def _in_chunks(

@@ -11,6 +11,8 @@ values and steps are float32. Attention takes one block of one head at a time ou
 dequantised as a whole.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -23,6 +25,25 @@ from pallas_kernels.tiled_attention.xla import over_tiles
 BITS = (2, 4, 8)
 BLOCK = 128
 CHANNEL_GROUP = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """All tokens in fewer bits but for the newest.
+
+    Attributes:
+      bits: 2, 4 or 8.
+      window: newest tokens in full precision, at least.
+    """
+
+    bits: int = 4
+    window: int = 128
+
+    def __post_init__(self):
+        if self.bits not in BITS:
+            raise ValueError(f"bits must be one of {', '.join(map(str, BITS))}; got {self.bits}")
+        if self.window < 0:
+            raise ValueError(f"window must be at least 0 tokens; got {self.window}")
 
 
 def quantize(

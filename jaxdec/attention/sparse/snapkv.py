@@ -66,45 +66,62 @@ class SnapKV:
           TypeError: types that are not floats or not the same, lengths that are no integers.
           ValueError: shapes that do not fit, lengths out of range (where they are known), not more slots than ``window``.
         """
-        weights = last_query_attention(q, k, lengths, self.window, lambda a: a.mean(axis=0).sum(axis=0))
+        check_qkv(q, k, k)
+        if q.shape[:2] != k.shape[:2]:
+            raise ValueError(f"k must be of the tokens of q, {list(q.shape[:2])}; got {list(k.shape[:2])}")
+        self.check_tokens(q.shape[1])
+        check_integers("lengths", lengths, q.shape[:1], low=0, high=q.shape[1])
+        at = jnp.maximum(self.query_positions(lengths), 0)
+        return self.scores_of(jnp.take_along_axis(q, at[..., None, None], axis=1), k, lengths)
+
+    def check_tokens(self, num_tokens: int):
+        """Raise ValueError if prompts padded to ``num_tokens`` have no room for more tokens than ``window``."""
+        if num_tokens <= self.window:
+            raise ValueError(f"q must have more tokens than window, {self.window}; got {num_tokens}")
+
+    def query_positions(self, lengths: Int[Array, "B"]) -> Int[Array, "B W"]:
+        """Positions of the queries that are scored; negative where a row has fewer."""
+        return lengths[:, None] - self.window + jnp.arange(self.window)
+
+    def scores_of(
+        self, queries: Float[Array, "B W H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"]
+    ) -> Float[Array, "B G S"]:
+        """:meth:`scores` from the queries at :meth:`query_positions` alone; what stands in those a row lacks is not read."""
+        weights = last_query_attention(queries, k, lengths, lambda a: a.mean(axis=0).sum(axis=0))
         return average_pool(weights, self.kernel)
 
     def keep(
         self, q: Float[Array, "B T H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"]
     ) -> Bool[Array, "B G S"]:
         """Which tokens are kept: ``min(capacity, lengths[b])`` of each key/value head; see :meth:`scores`."""
-        ranked = forced(self.scores(q, k, lengths), lengths, self.sinks, self.local)
-        return largest(ranked, self.capacity)
+        return self.choose(self.scores(q, k, lengths), lengths)
+
+    def choose(self, scores: Float[Array, "B G S"], lengths: Int[Array, "B"]) -> Bool[Array, "B G S"]:
+        """Which tokens are kept, by their scores."""
+        return largest(forced(scores, lengths, self.sinks, self.local), self.capacity)
 
 
 def last_query_attention(
-    q: Float[Array, "B T H E"],
+    last_queries: Float[Array, "B W H E"],
     k: Float[Array, "B S G E"],
     lengths: Int[Array, "B"],
-    window: int,
     reduce: Callable[[Array], Array],
 ) -> Float[Array, "B G S"]:
-    """Attention weights of the last ``window`` queries of each row, ``[H / G, window, S]`` reduced to ``[S]`` per head.
+    """Attention weights of the last ``W`` queries of each row, ``[H / G, W, S]`` reduced to ``[S]`` per head.
 
-    Queries that a short row does not have weigh 0. See :meth:`SnapKV.scores` for the arguments and errors.
+    Queries that a short row does not have are not read and weigh 0.
     """
-    check_qkv(q, k, k)
-    if q.shape[:2] != k.shape[:2]:
-        raise ValueError(f"k must be of the tokens of q, {list(q.shape[:2])}; got {list(k.shape[:2])}")
-    if q.shape[1] <= window:
-        raise ValueError(f"q must have more tokens than window, {window}; got {q.shape[1]}")
-    check_integers("lengths", lengths, q.shape[:1], low=0, high=q.shape[1])
-    batch, num_tokens, num_heads, width = q.shape
-    num_kv_heads = k.shape[2]
+    window, num_heads, width = last_queries.shape[1:]
+    batch, num_tokens, num_kv_heads, _ = k.shape
     group = num_heads // num_kv_heads
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = jnp.promote_types(last_queries.dtype, jnp.float32)
     position = jnp.arange(num_tokens)
 
     def of_head(index):
         row, head = index // num_kv_heads, index % num_kv_heads
         keys = jnp.where((position < lengths[row])[:, None], k[row, :, head], 0).astype(dtype)
         at = lengths[row] - window + jnp.arange(window)
-        queries = q[row, jnp.maximum(at, 0)][:, head * group + jnp.arange(group)].swapaxes(0, 1)
+        queries = last_queries[row][:, head * group + jnp.arange(group)].swapaxes(0, 1)
         queries = jnp.where((at >= 0)[:, None], queries, 0).astype(dtype)
         scores = jnp.dot(queries.reshape(-1, width), keys.T, precision=jax.lax.Precision.HIGHEST) * width**-0.5
         causal = position <= at[:, None]

@@ -19,6 +19,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxdec.attention.sparse.kv_quantization import BITS
 from jaxdec.typing import Array, Bool, Float, Int, Key
 from pallas_kernels.arguments import check_integers, check_qkv
 from pallas_kernels.tiled_attention.xla import over_tiles
@@ -32,11 +33,14 @@ class ZipVL:
       threshold: more than 0, at most 1. With 1 all tokens are important that receive any attention.
       last_probes: last queries that are probes.
       random_probes: other queries that are, without repetition. One probe at least in all.
+      ratio: share of the tokens that are important, whatever the attention; more than 0, at most 1. This is what ZipVL is
+        compared with. None for the published rule.
     """
 
     threshold: float = 0.975
     last_probes: int = 64
     random_probes: int = 64
+    ratio: float | None = None
 
     def __post_init__(self):
         if not 0 < self.threshold <= 1:
@@ -46,6 +50,14 @@ class ZipVL:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.last_probes + self.random_probes < 1:
             raise ValueError("last_probes + random_probes must be at least 1; got 0")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must be more than 0 and at most 1; got {self.ratio}")
+
+    def check_tokens(self, num_tokens: int):
+        """Raise ValueError if prompts padded to ``num_tokens`` have fewer tokens than there are probes."""
+        num_probes = self.last_probes + self.random_probes
+        if num_tokens < num_probes:
+            raise ValueError(f"q must have at least as many tokens as there are probes, {num_probes}; got {num_tokens}")
 
     def probes(
         self, lengths: Int[Array, "B"], num_tokens: int, rng: Key[Array, "B"]
@@ -82,22 +94,31 @@ class ZipVL:
         check_qkv(q, k, k)
         if q.shape[:2] != k.shape[:2]:
             raise ValueError(f"k must be of the tokens of q, {list(q.shape[:2])}; got {list(k.shape[:2])}")
-        num_probes = self.last_probes + self.random_probes
-        if q.shape[1] < num_probes:
-            raise ValueError(f"q must have at least as many tokens as there are probes, {num_probes}; got {q.shape[1]}")
+        self.check_tokens(q.shape[1])
         check_integers("lengths", lengths, q.shape[:1], low=0, high=q.shape[1])
-        batch, num_tokens, num_heads, width = q.shape
-        group = num_heads // k.shape[2]
-        dtype = jnp.promote_types(q.dtype, jnp.float32)
-        probes, used = self.probes(lengths, num_tokens, rng)
+        probes, used = self.probes(lengths, q.shape[1], rng)
+        return self.scores_of(jnp.take_along_axis(q, probes[..., None, None], axis=1), probes, used, k, lengths)
+
+    def scores_of(
+        self,
+        queries: Float[Array, "B P H E"],
+        probes: Int[Array, "B P"],
+        used: Bool[Array, "B P"],
+        k: Float[Array, "B S G E"],
+        lengths: Int[Array, "B"],
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
+        """:meth:`scores` from the queries of the probes alone, which :meth:`probes` names."""
+        batch, _, num_heads, width = queries.shape
+        num_tokens, group = k.shape[1], num_heads // k.shape[2]
+        dtype = jnp.promote_types(queries.dtype, jnp.float32)
         position = jnp.arange(num_tokens)
         sees = used[..., None] & (position <= probes[..., None])  # [B, P, S]
 
         def of_head(index):
             row, head = index // num_heads, index % num_heads
             keys = jnp.where((position < lengths[row])[:, None], k[row, :, head // group], 0).astype(dtype)
-            queries = jnp.where(used[row][:, None], q[row, probes[row], head], 0).astype(dtype)
-            scores = jnp.dot(queries, keys.T, precision=jax.lax.Precision.HIGHEST) * width**-0.5
+            mine = jnp.where(used[row][:, None], queries[row, :, head], 0).astype(dtype)
+            scores = jnp.dot(mine, keys.T, precision=jax.lax.Precision.HIGHEST) * width**-0.5
             weights = jax.nn.softmax(jnp.where(sees[row], scores, -jnp.inf), axis=-1)
             return jnp.where(sees[row], weights, 0).sum(axis=0)
 
@@ -121,12 +142,44 @@ class ZipVL:
         enough = before < self.threshold * received.sum(axis=1, keepdims=True)
         # All that there is: what rounds away beside the sum counts as well.
         count = ((ordered > 0) if self.threshold == 1 else enough & (ordered > 0)).sum(axis=1)
+        if self.ratio is not None:
+            count = jnp.ceil(self.ratio * lengths).astype(count.dtype)
         position, end = jnp.arange(received.shape[1]), lengths[:, None]
         ranked = jnp.where(position < end, jnp.where(position == end - 1, jnp.inf, seen), -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-ranked, axis=1), axis=1)
         return (rank < count[:, None]) & (position < end)
 
+    def sparsity(self, important: Bool[Array, "B S"], lengths: Int[Array, "B"]) -> Float[Array, "B"]:
+        """Share of the causal cells that attention among important tokens does not compute; 0 for prompts without tokens."""
+        count, length = important.sum(axis=1).astype(jnp.float32), lengths.astype(jnp.float32)
+        return 1 - count * (count + 1) / jnp.maximum(length * (length + 1), 1) - (length == 0)
+
     def mask(self, important: Bool[Array, "B S"]) -> Bool[Array, "B 1 S S"]:
         """Reference: what the queries of the prompt read; nothing in the rows of unimportant tokens."""
         causal = jnp.tril(jnp.ones((important.shape[1],) * 2, bool))
         return (causal & important[:, :, None] & important[:, None])[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipVLCache(ZipVL):
+    """Prompts in two precisions: important tokens at more bits than the others, the newest tokens as they are.
+
+    Attributes:
+      bits: of important tokens, and of what follows the prompt once it leaves the window.
+      coarse_bits: of all others; fewer.
+      window: newest tokens in full precision, at least.
+    """
+
+    bits: int = 4
+    coarse_bits: int = 2
+    window: int = 100
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bits not in BITS or self.coarse_bits not in BITS or self.coarse_bits >= self.bits:
+            raise ValueError(
+                f"bits and coarse_bits must be of {', '.join(map(str, BITS))}, coarse_bits fewer; "
+                f"got {self.bits} and {self.coarse_bits}"
+            )
+        if self.window < 0:
+            raise ValueError(f"window must be at least 0 tokens; got {self.window}")

@@ -79,7 +79,7 @@ class DraftModel:
             raise ValueError(
                 f"the draft model has a vocabulary of {draft.vocab_size} tokens, the model one of {model.vocab_size}"
             )
-        _, cache = feed_prompt(draft, prompt.replace(capacity=prompt.capacity + self.num_nodes + 1))
+        _, cache = feed_prompt(draft, prompt.replace(capacity=prompt.capacity + self.num_nodes + 1, rules=None))
         return DraftModelState(cache, jax.vmap(jax.random.fold_in, (0, None))(prompt.keys, DRAWS))
 
     def propose(self, model: LanguageModel, drafter_state: DraftModelState, text) -> tuple[DraftTree, DraftModelState]:
