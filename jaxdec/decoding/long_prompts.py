@@ -9,6 +9,7 @@ SnapKV, Ada-SnapKV                     any of these, with queries noted       an
 ZipVL (cache)                          any of these, with queries noted       a QuantizedCache of two precisions
 """
 
+import math
 from typing import Any
 
 import jax
@@ -119,7 +120,10 @@ def settle(fed: Any, prompt: Any) -> Cache:
         return EvictedCache.of_prompt(whole, keep, capacity=rules.new_tokens + drafts, room=min(room, slots))
     if isinstance(rule, Quantized | ZipVLCache):
         sizes = {"window": rule.window, "bits": rule.bits, "max_new": 1 + drafts}
-        sizes["capacity"] = prompt.tokens.shape[1] + rules.new_tokens
+        fine = prompt.tokens.shape[1]
+        if isinstance(rule, ZipVLCache) and rule.ratio is not None:  # as many are important, whatever the text
+            fine = math.ceil(rule.ratio * fine)
+        sizes["capacity"] = fine + rules.new_tokens
         if isinstance(rule, Quantized):
             return QuantizedCache.of_prompt(whole, **sizes)
         probes, used = rule.probes(length, prompt.tokens.shape[1], probe_keys(prompt))

@@ -33,6 +33,7 @@ class ZipVL:
       threshold: more than 0, at most 1. With 1 all tokens are important that receive any attention.
       last_probes: last queries that are probes.
       random_probes: other queries that are, without repetition. One probe at least in all.
+      by_received: choose by ``a`` instead of ``s``, which favours early tokens; what the paper compares with.
       ratio: share of the tokens that are important, whatever the attention; more than 0, at most 1. This is what ZipVL is
         compared with. None for the published rule.
     """
@@ -41,6 +42,7 @@ class ZipVL:
     last_probes: int = 64
     random_probes: int = 64
     ratio: float | None = None
+    by_received: bool = False
 
     def __post_init__(self):
         if not 0 < self.threshold <= 1:
@@ -142,10 +144,11 @@ class ZipVL:
         enough = before < self.threshold * received.sum(axis=1, keepdims=True)
         # All that there is: what rounds away beside the sum counts as well.
         count = ((ordered > 0) if self.threshold == 1 else enough & (ordered > 0)).sum(axis=1)
+        ranked_by = received if self.by_received else seen
         if self.ratio is not None:
             count = jnp.ceil(self.ratio * lengths).astype(count.dtype)
         position, end = jnp.arange(received.shape[1]), lengths[:, None]
-        ranked = jnp.where(position < end, jnp.where(position == end - 1, jnp.inf, seen), -jnp.inf)
+        ranked = jnp.where(position < end, jnp.where(position == end - 1, jnp.inf, ranked_by), -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-ranked, axis=1), axis=1)
         return (rank < count[:, None]) & (position < end)
 
