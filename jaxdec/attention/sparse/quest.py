@@ -205,8 +205,6 @@ def quest_attention(
     pages, used = rule.pages(queries, summary, length)
     choosers = pages.shape[1]
     grouped = queries.reshape(batch, num_new, choosers, -1, width)
-    paged = tuple(side.reshape(-1, size, width) for side in (keys, values))
-    flat = tuple(side.reshape(-1, width) for side in (keys, values))
     tail = min(size + num_new, capacity)
     if visible is None:
         visible = jnp.broadcast_to(jnp.tril(jnp.ones((num_new, num_new), bool)), (batch, num_new, num_new))
@@ -218,21 +216,35 @@ def quest_attention(
 
     def of_query(index):
         row, chooser, token = index // (choosers * num_new), index // num_new % choosers, index % num_new
-        head = row * num_kv_heads + chooser // (choosers // num_kv_heads)
+        head = chooser // (choosers // num_kv_heads)
         rows = grouped[row, token, chooser].astype(product_type)
         state = empty(rows.shape[0], width, dtype)
-        where = head * (capacity // size) + pages[row, chooser, token]
-        sides = (side.at[where].get(mode="promise_in_bounds").reshape(-1, width) for side in paged)
+        first = size * pages[row, chooser, token]
+        sides = (_pages(side, row, head, first, size) for side in (keys, values))
         state = read(state, rows, jnp.repeat(used[row, chooser, token], size), sides)
         current = length[row] // size * size
         start = jnp.minimum(current, capacity - tail)
         slot = start + jnp.arange(tail)
         new = slot - length[row]
         seen = (new < 0) | ((new < num_new) & visible[row, token, jnp.clip(new, 0, num_new - 1)])
-        sides = (jax.lax.dynamic_slice_in_dim(side, head * capacity + start, tail) for side in flat)
+        at = (row, head, start, 0)
+        sides = (jax.lax.dynamic_slice(side, at, (1, 1, tail, width)).reshape(tail, width) for side in (keys, values))
         return finish(read(state, rows, (slot >= current) & seen, sides))
 
     out, lse = over_tiles(of_query, jnp.arange(batch * choosers * num_new))
     out = out.reshape(batch, choosers, num_new, -1, width).transpose(0, 2, 1, 3, 4)
     lse = lse.reshape(batch, choosers, num_new, -1).transpose(0, 2, 1, 3)
     return out.reshape(batch, num_new, num_heads, width), lse.reshape(batch, num_new, num_heads)
+
+
+def _pages(
+    side: Float[Array, "B G S E"], row: Int[Array, ""], head: Int[Array, ""], first: Int[Array, "N"], size: int
+) -> Float[Array, "K E"]:
+    """The pages of a head that begin at ``first``. Out of the buffer as it is: of a reshaped one XLA makes a copy per layer."""
+    starts = jnp.stack(jnp.broadcast_arrays(row.astype(first.dtype), head.astype(first.dtype), first), axis=1)
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=(1, 2), collapsed_slice_dims=(0, 1), start_index_map=(0, 1, 2)
+    )
+    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    pages = jax.lax.gather(side, starts, numbers, (1, 1, size, side.shape[3]), mode=mode)
+    return pages.reshape(-1, side.shape[3])
