@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments.benchmarks import cpu_decode, gpu_decode, rendering
 from experiments.benchmarks.kernels import suite as kernels
+from experiments.benchmarks.long_context import suite as long_context
 from experiments.benchmarks.suite import Options
 from experiments.benchmarks.worker_process import PROJECT_ROOT, WorkerError
 from experiments.interrupts import STATUS
@@ -17,6 +18,7 @@ SUITES: dict[str, Callable[[Options, Console], Path]] = {
     "cpu_decode": cpu_decode.run,
     "gpu_decode": gpu_decode.run,
     "kernels": kernels.run,
+    "long_context": long_context.run,
 }
 RESULTS = PROJECT_ROOT / "benchmarks" / "results"
 DOCS = PROJECT_ROOT / "docs"
@@ -36,7 +38,7 @@ def define_flags() -> flags.FlagValues:
         "wait_quiet", 0.0, "seconds to wait for a quiet machine before each round", lower_bound=0.0, flag_values=values
     )
     flags.DEFINE_string(
-        "model", "smollm2-135m-instruct", "registered name or GGUF file (cpu_decode)", flag_values=values
+        "model", "smollm2-135m-instruct", "registered name or GGUF file (cpu_decode, long_context)", flag_values=values
     )
     flags.DEFINE_bool("smoke", False, "tiny random models: does it run, not how fast", flag_values=values)
     flags.DEFINE_bool("render", False, "write the pages and figures from the results in --out", flag_values=values)

@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments.benchmarks import figures
 from experiments.benchmarks.kernels import figures as kernel_figures
 from experiments.benchmarks.kernels.page import kernels_section
+from experiments.benchmarks.long_context import page as long_context
 from experiments.benchmarks.papers_page import papers_page
 from experiments.benchmarks.tables import environment_table, load, loudness, number, ratio, spread, targets_table
 from experiments.evaluation import figures as evaluation_figures
@@ -21,7 +22,7 @@ from experiments.evaluation import page as evaluation
 from experiments.evaluation import precision_page as precision
 from experiments.record import markdown_table, write_text
 
-SUITES = ("cpu_decode", "gpu_decode", "kernels")
+SUITES = ("cpu_decode", "gpu_decode", "kernels", "long_context")
 ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
 )
@@ -83,6 +84,20 @@ float64, on fewer rows and keys.
 
 {% for document in kernels %}
 {{ kernels_section(document) }}
+{% else %}
+Not measured yet.
+
+{% endfor %}
+## Long contexts
+
+    python -m experiments.benchmark --suite=long_context --wait_quiet=60
+
+What rules that read or keep less of a long context cost, in turns with dense attention in the same process. Steps feed one
+token per row behind random entries; prompts are random, and go through the first layers of the model. Quality is measured
+elsewhere: `python -m experiments.evaluate --suite=long_context`.
+
+{% for document in long_context %}
+{{ long_context_section(document) }}
 {% else %}
 Not measured yet.
 {% endfor %}
@@ -158,6 +173,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
         drawn = [results / name for document in newest["cpu_decode"] for name in figures.names(document)]
         drawn += [results / name for document in newest["kernels"] for name in kernel_figures.names(document)]
+        drawn += [results / name for document in newest["long_context"] for name in long_context.names(document)]
         drawn += [
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
@@ -173,6 +189,8 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         figures.draw(document, results)
     for document in newest["kernels"]:
         kernel_figures.draw(document, results)
+    for document in newest["long_context"]:
+        long_context.draw(document, results)
     for document in evaluations:
         evaluation_figures.draw(document, results / "evaluation")
     for document in precisions:
@@ -209,7 +227,7 @@ def newest_results(results: Path, suite: str) -> list[dict[str, Any]]:
 def benchmarks_page(newest: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The whole page."""
     sections: dict[str, Callable[..., str]] = {"cpu_section": cpu_section, "gpu_section": gpu_section}
-    sections["kernels_section"] = kernels_section
+    sections |= {"kernels_section": kernels_section, "long_context_section": long_context.long_context_section}
     return ENVIRONMENT.from_string(PAGE).render(**newest, **sections).rstrip() + "\n"
 
 
@@ -217,6 +235,7 @@ def show(path: Path, console: Console):
     """Print a result as the page would show it."""
     document = {**json.loads(path.read_text(encoding="utf-8")), "stem": path.stem}
     sections = {"gpu_decode": gpu_section, "kernels": lambda d: kernels_section(d, with_figures=False)}
+    sections["long_context"] = lambda d: long_context.long_context_section(d, with_figures=False)
     sections["cpu_decode"] = lambda d: cpu_section(d, with_figures=False)
     say(console, sections[document["suite"]](document))
 

@@ -242,9 +242,7 @@ def _pages(
 ) -> Float[Array, "K E"]:
     """The pages of a head that begin at ``first``. Out of the buffer as it is: of a reshaped one XLA makes a copy per layer."""
     starts = jnp.stack(jnp.broadcast_arrays(row.astype(first.dtype), head.astype(first.dtype), first), axis=1)
-    numbers = jax.lax.GatherDimensionNumbers(
-        offset_dims=(1, 2), collapsed_slice_dims=(0, 1), start_index_map=(0, 1, 2)
-    )
+    numbers = jax.lax.GatherDimensionNumbers(offset_dims=(1, 2), collapsed_slice_dims=(0, 1), start_index_map=(0, 1, 2))
     mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
     pages = jax.lax.gather(side, starts, numbers, (1, 1, size, side.shape[3]), mode=mode)
     return pages.reshape(-1, side.shape[3])
