@@ -11,8 +11,9 @@ registers suffice.
 import functools
 import inspect
 import math
+from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +33,27 @@ class Launch(NamedTuple):
 
 def check_supported(q: jax.Array, k: jax.Array):
     """Raise NotImplementedError for what the kernel does not do, on a GPU that it is not for, or without its packages."""
+    check_queries(q)
+    sharing, most = q.shape[-2] // k.shape[-2], most_rows(q.shape[-1], q.dtype)
+    if sharing > most:
+        raise NotImplementedError(
+            f"takes at most {most} query heads per key/value head for {q.dtype} of width {q.shape[-1]}, got {sharing}"
+        )
+    check_machine()
+
+
+def check_queries(q: jax.Array):
+    """Raise NotImplementedError for queries of a type or width that kernels here do not take."""
     if q.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         raise NotImplementedError(f"takes float32, bfloat16 and float16, got {q.dtype}")
     if q.shape[-1] not in WIDTHS:
         raise NotImplementedError(f"takes heads of width {', '.join(map(str, WIDTHS))}, got {q.shape[-1]}")
     if q.shape[0] == 0:
         raise NotImplementedError("takes at least one row, got none")
-    sharing, most = q.shape[-2] // k.shape[-2], most_rows(q.shape[-1], q.dtype)
-    if sharing > most:
-        raise NotImplementedError(
-            f"takes at most {most} query heads per key/value head for {q.dtype} of width {q.shape[-1]}, got {sharing}"
-        )
+
+
+def check_machine():
+    """Raise NotImplementedError on a GPU that the kernels are not for, or without their packages."""
     if jax.default_backend() == "gpu":
         check_device(jax.devices()[0])
     packages()
@@ -134,32 +145,51 @@ def attend_tiles(
     num_blocks = -(-capacity // cut.block)
     per_range = -(-num_blocks // min(num_splits, num_blocks))
     num_ranges = -(-num_blocks // per_range)
-    jax_triton, program = packages()
     out = [
         jax.ShapeDtypeStruct((num_ranges, num_rows, num_heads, width), jnp.float32),
         jax.ShapeDtypeStruct((num_ranges, num_rows, num_heads), jnp.float32),
     ]
-    # jax-triton 0.4 renamed one argument and hides another, whose default in Triton 3.9 is a warning.
-    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:
-        renamed = {"out_type": out, "backend_options": {"enable_fp_fusion": True}}
-    else:
-        renamed = {"out_shape": out, "enable_fp_fusion": True}
-    o, lse = jax_triton.triton_call(
-        *(q, k, v, first, count, group, length),
-        **renamed,
-        kernel=program.attend_tiles,
-        grid=(len(first), num_ranges, num_kv_heads),
-        num_warps=cut.warps,
-        num_stages=STAGES,
-        name="attend_tiles",
+    o, lse = start(
+        packages()[1].attend_tiles,
+        (q, k, v, first, count, group, length),
+        out,
+        (len(first), num_ranges, num_kv_heads),
+        cut,
         SCALE=scale * math.log2(math.e),
         ROWS=num_rows,
         CAPACITY=capacity,
         HEADS=num_kv_heads,
         SHARING=sharing,
         WIDTH=width,
-        TILE=cut.tile,
-        BLOCK=cut.block,
         RANGE=per_range * cut.block,
     )
     return o, lse
+
+
+def start(
+    kernel: Any,
+    arrays: tuple[jax.Array, ...],
+    out: list[jax.ShapeDtypeStruct],
+    grid: tuple[int, int, int],
+    cut: Launch,
+    **constants: Any,
+) -> Sequence[jax.Array]:
+    """Start a program of Triton, which is told ``TILE`` and ``BLOCK`` of the cut and the other constants."""
+    jax_triton, _ = packages()
+    # jax-triton 0.4 renamed one argument and hides another, whose default in Triton 3.9 is a warning.
+    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:
+        renamed = {"out_type": out, "backend_options": {"enable_fp_fusion": True}}
+    else:
+        renamed = {"out_shape": out, "enable_fp_fusion": True}
+    return jax_triton.triton_call(
+        *arrays,
+        **renamed,
+        kernel=kernel,
+        grid=grid,
+        num_warps=cut.warps,
+        num_stages=STAGES,
+        name=kernel.__name__,
+        TILE=cut.tile,
+        BLOCK=cut.block,
+        **constants,
+    )

@@ -67,7 +67,7 @@ def attend_tiles(
         k_block = tl.load(k + at + block)
         scores = tl.dot(queries, tl.trans(k_block), input_precision="ieee") * SCALE
         v_block = tl.load(v + at + block)
-        top, total, weighted = _fold(top, total, weighted, scores, v_block)
+        top, total, weighted = fold(top, total, weighted, scores, v_block)
     if whole < stop:
         at = keys + tl.cast(whole, tl.int64) * (HEADS * WIDTH)
         in_use = whole + key < stop
@@ -75,7 +75,7 @@ def attend_tiles(
         scores = tl.dot(queries, tl.trans(k_block), input_precision="ieee") * SCALE
         scores = tl.where(in_use[None, :], scores, float("-inf"))
         v_block = tl.load(v + at + block, mask=in_use[:, None], other=0.0)
-        top, total, weighted = _fold(top, total, weighted, scores, v_block)
+        top, total, weighted = fold(top, total, weighted, scores, v_block)
 
     divisor = tl.where(total == 0.0, 1.0, total)
     begin += part.to(tl.int64) * (ROWS * HEADS * SHARING)
@@ -85,7 +85,7 @@ def attend_tiles(
 
 
 @triton.jit
-def _fold(top, total, weighted, scores, values):
+def fold(top, total, weighted, scores, values):
     """Take in a block that has a key in use, so that the new ``top`` is finite."""
     new_top = tl.maximum(top, tl.max(scores, 1))
     shrink = tl.exp2(top - new_top)
