@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class SparseDecodeShape(NamedTuple):
-    """Rows, new tokens in each, pages of the cache, heads, lists of a token, head width, slots of a page, pages read at most."""
+    """Rows, new tokens in each, pages of the cache, heads, lists of a token, head width, slots of a page, most of them read."""
 
     batch: int
     tokens: int

@@ -1,8 +1,10 @@
 """Inputs of attention with NaN wherever nothing may be read, and comparison with the references."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels import block_sparse_attention, sparse_decode_attention
 from pallas_kernels.block_sparse_attention.reference import block_sparse_attention as plain_block_sparse_attention
 from pallas_kernels.block_sparse_attention.shapes import BlockSparseShape
 from pallas_kernels.decode_attention.reference import decode_attention as plain_decode_attention
@@ -82,6 +84,30 @@ def sparse_decode_inputs(shape: SparseDecodeShape, dtype: str = "float32", seed:
     k, v = (jnp.where(unused, jnp.nan, side) for side in (k, v))
     listed = lists(generator, (shape.batch, shape.choosers, shape.tokens), shape.pages, shape.most)
     return (q, k, v, jnp.asarray(lengths, jnp.int32), *map(jnp.asarray, listed)), {"page_size": shape.page_size}
+
+
+def sparse(shape: BlockSparseShape | SparseDecodeShape, dtype: str = "float32", seed: int = 0):
+    """The sparse operation of a shape, its inputs, and the sizes of its blocks."""
+    if isinstance(shape, SparseDecodeShape):
+        return sparse_decode_attention, *sparse_decode_inputs(shape, dtype, seed)
+    return block_sparse_attention, *block_sparse_inputs(shape, dtype, seed)
+
+
+def sparse_arguments(shape: BlockSparseShape | SparseDecodeShape, dtype: str):
+    """The same with shapes and types alone."""
+    q = (shape.batch, shape.tokens, shape.num_heads, shape.head_dim)
+    if isinstance(shape, SparseDecodeShape):
+        kv = (shape.batch, shape.num_kv_heads, shape.pages * shape.page_size, shape.head_dim)
+        lead, blocks = (shape.batch, shape.choosers, shape.tokens), {"page_size": shape.page_size}
+    else:
+        kv = (shape.batch, shape.tokens, shape.num_kv_heads, shape.head_dim)
+        lead = (shape.batch, shape.num_heads, shape.num_blocks)
+        blocks = {"block_q": shape.block_q, "block_k": shape.block_k}
+    arrays = [
+        *(jax.ShapeDtypeStruct(array, dtype) for array in (q, kv, kv)),
+        *(jax.ShapeDtypeStruct(array, np.int32) for array in ((shape.batch,), (*lead, shape.most), lead)),
+    ]
+    return sparse_decode_attention if "page_size" in blocks else block_sparse_attention, arrays, blocks
 
 
 def tree_mask(batch: int, tokens: int, seed: int = 0) -> np.ndarray:

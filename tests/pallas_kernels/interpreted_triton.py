@@ -19,20 +19,28 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from pallas_kernels import decode_attention, prefix_attention
+from pallas_kernels.block_sparse_attention.shapes import ODD as ODD_BLOCK_SPARSE
+from pallas_kernels.block_sparse_attention.shapes import SHAPES as BLOCK_SPARSE_SHAPES
+from pallas_kernels.block_sparse_attention.shapes import BlockSparseShape
 from pallas_kernels.decode_attention.shapes import ODD as ODD_DECODE
 from pallas_kernels.decode_attention.shapes import SHAPES as DECODE_SHAPES
 from pallas_kernels.decode_attention.shapes import DecodeShape
 from pallas_kernels.prefix_attention.shapes import ODD as ODD_PREFIX
 from pallas_kernels.prefix_attention.shapes import SHAPES as PREFIX_SHAPES
 from pallas_kernels.prefix_attention.shapes import PrefixShape
+from pallas_kernels.sparse_decode_attention.shapes import ODD as ODD_SPARSE_DECODE
+from pallas_kernels.sparse_decode_attention.shapes import SHAPES as SPARSE_DECODE_SHAPES
+from pallas_kernels.sparse_decode_attention.shapes import SparseDecodeShape
 from tests.pallas_kernels.arrays import (
     TOLERANCE,
     assert_states,
     decode_inputs,
     expected_decode,
     expected_prefix,
+    expected_sparse,
     normal,
     prefix_inputs,
+    sparse,
     tree_mask,
 )
 
@@ -48,6 +56,15 @@ DECODE = {
     **{name: shape.scaled(batch=3, slots=150) for name, shape in DECODE_SHAPES.items()},
     "two ranges": DecodeShape(3, 2, 1100, 4, 2, 16),
     "several tiles": DecodeShape(2, 70, 200, 4, 2, 64),
+}
+SPARSE = {
+    **{f"prompts {name}": shape for name, shape in ODD_BLOCK_SPARSE.items()},
+    **{f"prompts {name}": shape.scaled(1, 150, 3) for name, shape in BLOCK_SPARSE_SHAPES.items()},
+    "blocks of odd sizes": BlockSparseShape(2, 70, 4, 2, 16, 24, 20, 3),
+    "several tiles": BlockSparseShape(1, 70, 2, 1, 64, 40, 32, 2),
+    **{f"pages {name}": shape for name, shape in ODD_SPARSE_DECODE.items()},
+    **{f"pages {name}": shape.scaled(2, 9, 7) for name, shape in SPARSE_DECODE_SHAPES.items()},
+    "two ranges": SparseDecodeShape(2, 2, 80, 4, 2, 2, 16, 16, 40),
 }
 # Weights are rounded to the type of the values before they are multiplied.
 TOLERANCES = {"float32": TOLERANCE["float32"], "bfloat16": 4 * TOLERANCE["bfloat16"], "float16": 1e-3}
@@ -122,6 +139,12 @@ def check_decode(name, dtype, num_splits):
     assert_states(got, expected_decode(*inputs, visible), TOLERANCES[dtype])
 
 
+def check_sparse(name, dtype):
+    operation, arrays, blocks = sparse(SPARSE[name], dtype)
+    got = operation(*arrays, **blocks, implementation="triton")
+    assert_states(got, expected_sparse(arrays, blocks), TOLERANCES[dtype])
+
+
 def check_a_row_does_not_depend_on_the_batch():
     arrays = decode_inputs(DecodeShape(5, 2, 1100, 4, 2, 16))
     together = decode_attention(*arrays, implementation="triton")
@@ -139,7 +162,12 @@ def check_gradients():
     def of(implementation):
         prefix = lambda *arrays: prefix_attention(*arrays, **groups, implementation=implementation)[:1]  # noqa: E731
         decode = lambda *arrays: decode_attention(*arrays, lengths, implementation=implementation)  # noqa: E731
-        return *gradient(prefix, arrays), *gradient(decode, tuple(floats))
+        found = [*gradient(prefix, arrays), *gradient(decode, tuple(floats))]
+        for shape in (BlockSparseShape(1, 9, 2, 1, 16, 8, 8, 2), SparseDecodeShape(1, 1, 2, 2, 1, 1, 16, 8, 2)):
+            operation, arguments, blocks = sparse(shape)
+            call = lambda *a, **b: operation(*a, **b, implementation=implementation)[:1]  # noqa: B023, E731
+            found += gradient(lambda *a: call(*a, *arguments[3:], **blocks), arguments[:3])  # noqa: B023
+        return found
 
     for ours, theirs in zip(of("triton"), of("xla")):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -162,6 +190,11 @@ def main(everything: bool) -> int:
         (check_decode, "as many tokens as slots", "float32", None),
         (check_decode, "two ranges", "bfloat16", 3),
         (check_decode, "several tiles", "float32", None),
+        (check_sparse, "blocks of odd sizes", "float32"),
+        (check_sparse, "several tiles", "float32"),
+        (check_sparse, "prompts llama-3-8b", "bfloat16"),
+        (check_sparse, "pages every head for itself", "float32"),
+        (check_sparse, "two ranges", "bfloat16"),
         (check_rows_outside_of_all_groups,),
         (check_a_row_does_not_depend_on_the_batch,),
     ]
@@ -170,6 +203,7 @@ def main(everything: bool) -> int:
         checks += [
             *((check_prefix, name, dtype) for name in PREFIX for dtype in types(name)),
             *((check_decode, name, dtype, splits) for name in DECODE for dtype in types(name) for splits in (None, 3)),
+            *((check_sparse, name, dtype) for name in SPARSE for dtype in types(name)),
             (check_gradients,),
         ]
     failed = 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels import block_sparse_attention, decode_attention, prefix_attention, sparse_decode_attention
+from pallas_kernels import block_sparse_attention, decode_attention, prefix_attention
 from pallas_kernels.block_sparse_attention.shapes import ODD as ODD_BLOCK_SPARSE
 from pallas_kernels.block_sparse_attention.shapes import SHAPES as BLOCK_SPARSE_SHAPES
 from pallas_kernels.block_sparse_attention.shapes import BlockSparseShape
@@ -25,13 +25,13 @@ from pallas_kernels.tiled_attention import tpu
 from tests.pallas_kernels.arrays import (
     TOLERANCE,
     assert_states,
-    block_sparse_inputs,
     decode_inputs,
     expected_decode,
     expected_prefix,
     expected_sparse,
     prefix_inputs,
-    sparse_decode_inputs,
+    sparse,
+    sparse_arguments,
     tree_mask,
 )
 
@@ -52,15 +52,9 @@ SPARSE = {
     "pages": SparseDecodeShape(3, 2, 20, 8, 2, 4, 64, 16, 11),
     **{f"pages {name}": shape for name, shape in ODD_SPARSE_DECODE.items()},
 }
+REAL_SPARSE = BLOCK_SPARSE_SHAPES | {f"pages {name}": shape for name, shape in SPARSE_DECODE_SHAPES.items()}
 QUICK = ("small blocks", "pages")
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
-
-
-def sparse(shape, dtype="float32", seed=0):
-    """The sparse operation of a shape, inputs, and what its blocks are."""
-    if isinstance(shape, SparseDecodeShape):
-        return sparse_decode_attention, *sparse_decode_inputs(shape, dtype, seed)
-    return block_sparse_attention, *block_sparse_inputs(shape, dtype, seed)
 
 
 @pytest.fixture
@@ -215,29 +209,10 @@ def test_decode_attention_lowers_at_real_shapes(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [SLOW("float32"), "bfloat16"])
-@pytest.mark.parametrize("name", [*BLOCK_SPARSE_SHAPES, *(f"pages {name}" for name in SPARSE_DECODE_SHAPES)])
+@pytest.mark.parametrize("name", REAL_SPARSE)
 def test_sparse_attention_lowers_at_real_shapes(name, dtype):
-    operation, arrays, blocks = sparse_arguments(name, dtype)
+    operation, arrays, blocks = sparse_arguments(REAL_SPARSE[name], dtype)
     lower(lambda *arrays: operation(*arrays, **blocks, implementation="tpu"), *arrays)
-
-
-def sparse_arguments(name, dtype):
-    """The operation, shapes and types of its arguments, and what its blocks are, of a model."""
-    if name.startswith("pages "):
-        shape = SPARSE_DECODE_SHAPES[name.removeprefix("pages ")]
-        kv = (shape.batch, shape.num_kv_heads, shape.pages * shape.page_size, shape.head_dim)
-        lists, blocks = (shape.batch, shape.choosers, shape.tokens), {"page_size": shape.page_size}
-    else:
-        shape = BLOCK_SPARSE_SHAPES[name]
-        kv = (shape.batch, shape.tokens, shape.num_kv_heads, shape.head_dim)
-        lists = (shape.batch, shape.num_heads, shape.num_blocks)
-        blocks = {"block_q": shape.block_q, "block_k": shape.block_k}
-    q = (shape.batch, shape.tokens, shape.num_heads, shape.head_dim)
-    arrays = [
-        *(jax.ShapeDtypeStruct(array, dtype) for array in (q, kv, kv)),
-        *(jax.ShapeDtypeStruct(array, np.int32) for array in ((shape.batch,), (*lists, shape.most), lists)),
-    ]
-    return block_sparse_attention if "block_q" in blocks else sparse_decode_attention, arrays, blocks
 
 
 Q, K = jnp.zeros((4, 2, 64)), jnp.zeros((1, 8, 2, 64))

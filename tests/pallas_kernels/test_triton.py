@@ -21,14 +21,29 @@ import pytest
 
 import pallas_kernels.tiled_attention
 from pallas_kernels import decode_attention, prefix_attention
+from pallas_kernels.block_sparse_attention.shapes import ODD as ODD_BLOCK_SPARSE
+from pallas_kernels.block_sparse_attention.shapes import SHAPES as BLOCK_SPARSE_SHAPES
+from pallas_kernels.block_sparse_attention.shapes import BlockSparseShape
 from pallas_kernels.decode_attention.shapes import ODD as ODD_DECODE
 from pallas_kernels.decode_attention.shapes import SHAPES as DECODE_SHAPES
 from pallas_kernels.decode_attention.shapes import DecodeShape
+from pallas_kernels.listed_attention import triton as listed
 from pallas_kernels.prefix_attention.shapes import ODD as ODD_PREFIX
 from pallas_kernels.prefix_attention.shapes import SHAPES as PREFIX_SHAPES
 from pallas_kernels.prefix_attention.shapes import PrefixShape
+from pallas_kernels.sparse_decode_attention.shapes import ODD as ODD_SPARSE_DECODE
+from pallas_kernels.sparse_decode_attention.shapes import SHAPES as SPARSE_DECODE_SHAPES
+from pallas_kernels.sparse_decode_attention.shapes import SparseDecodeShape
 from pallas_kernels.tiled_attention import triton as tiles
-from tests.pallas_kernels.arrays import TOLERANCE, assert_states, decode_inputs, prefix_inputs, tree_mask
+from tests.pallas_kernels.arrays import (
+    TOLERANCE,
+    assert_states,
+    decode_inputs,
+    prefix_inputs,
+    sparse,
+    sparse_arguments,
+    tree_mask,
+)
 
 on_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16", "int32": "*i32"}
@@ -60,13 +75,18 @@ def calls(monkeypatch):
         return [jnp.zeros(out.shape, out.dtype) for out in out_type]
 
     monkeypatch.setitem(sys.modules, "jax_triton", SimpleNamespace(triton_call=triton_call, __version_info__=(9,)))
-    tiles.attend_tiles.clear_cache()
+    for program in (tiles.attend_tiles, listed.attend_lists):
+        program.clear_cache()
     yield made
-    tiles.attend_tiles.clear_cache()
+    for program in (tiles.attend_tiles, listed.attend_lists):
+        program.clear_cache()
 
 
-def arguments_of(shape: PrefixShape | DecodeShape, dtype: str):
-    """Shapes and types of ``q, k, v`` and the integers."""
+def call_of(shape: PrefixShape | DecodeShape | BlockSparseShape | SparseDecodeShape, dtype: str):
+    """The operation of a shape, through Triton, and shapes and types of its arguments."""
+    if isinstance(shape, BlockSparseShape | SparseDecodeShape):
+        operation, arrays, blocks = sparse_arguments(shape, dtype)
+        return functools.partial(operation, **blocks, implementation="triton"), arrays
     if isinstance(shape, PrefixShape):
         groups = len(shape.keys)
         q = (sum(shape.rows), shape.num_heads, shape.head_dim)
@@ -76,22 +96,23 @@ def arguments_of(shape: PrefixShape | DecodeShape, dtype: str):
         q = (shape.batch, shape.tokens, shape.num_heads, shape.head_dim)
         kv = (shape.batch, shape.slots, shape.num_kv_heads, shape.head_dim)
         integers = [(shape.batch,)]
-    return [
+
+    def attend(q, k, v, lengths, *offsets):
+        if not offsets:
+            return decode_attention(q, k, v, lengths, implementation="triton")
+        return prefix_attention(q, k, v, kv_lengths=lengths, query_offsets=offsets[0], implementation="triton")
+
+    return attend, [
         *(jax.ShapeDtypeStruct(array, dtype) for array in (q, kv, kv)),
         *(jax.ShapeDtypeStruct(array, np.int32) for array in integers),
     ]
 
 
-def attend(*arrays):
-    """The operation that takes so many arguments, through Triton."""
-    if len(arrays) == 4:
-        return decode_attention(*arrays, implementation="triton")
-    return prefix_attention(*arrays[:3], kv_lengths=arrays[3], query_offsets=arrays[4], implementation="triton")
-
-
-def trace(arguments):
-    """Trace the operation, and not what was traced before."""
+def trace(shape, dtype: str):
+    """Trace the operation of a shape, and not what was traced before; returns the arguments."""
+    attend, arguments = call_of(shape, dtype)
     jax.eval_shape(lambda *arrays: attend(*arrays), *arguments)
+    return arguments
 
 
 def compiled(call: Call, capability: int):
@@ -121,6 +142,8 @@ def spilled(text: str) -> int:
 SHAPES = {
     **{f"prefix {name}": shape for name, shape in PREFIX_SHAPES.items()},
     **{f"decode {name}": shape for name, shape in DECODE_SHAPES.items()},
+    **{f"prompts {name}": shape for name, shape in BLOCK_SPARSE_SHAPES.items()},
+    **{f"pages {name}": shape for name, shape in SPARSE_DECODE_SHAPES.items()},
 }
 FLOAT32 = {
     **{f"{name} float32": shape for name, shape in SHAPES.items()},
@@ -128,7 +151,13 @@ FLOAT32 = {
 }
 WIDEST = {"widest": PrefixShape((256,), (4096,), 16, 2, 256), "narrowest": PrefixShape((256,), (4096,), 16, 2, 16)}
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
-QUICK = ("prefix llama-3-8b", "decode llama-3-8b", "decode smollm2-135m float32")
+QUICK = (
+    "prefix llama-3-8b",
+    "decode llama-3-8b",
+    "decode smollm2-135m float32",
+    "prompts llama-3-8b",
+    "pages llama-3-8b",
+)
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
@@ -136,7 +165,7 @@ QUICK = ("prefix llama-3-8b", "decode llama-3-8b", "decode smollm2-135m float32"
 def test_compiles_at_real_shapes(calls, monkeypatch, tmp_path, name, capability):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     dtype = "float32" if name in FLOAT32 else "bfloat16"
-    trace(arguments_of((SHAPES | FLOAT32 | WIDEST)[name], dtype))
+    trace((SHAPES | FLOAT32 | WIDEST)[name], dtype)
     (call,) = calls
     program = compiled(call, capability)
     assert len(program.asm["cubin"]) > 1000
@@ -156,26 +185,32 @@ def test_compiles_at_real_shapes(calls, monkeypatch, tmp_path, name, capability)
     [
         (lambda rows: DecodeShape(rows, 2, 4096, 32, 8, 128), 8),
         (lambda rows: PrefixShape((40 * rows,), (8192,), 32, 8, 128), 4),
+        (lambda rows: SparseDecodeShape(rows, 1, 512, 32, 8, 8, 128, 16, 128), 4),
     ],
-    ids=["decode", "prefix"],
+    ids=["decode", "prefix", "pages"],
 )
 def test_ranges_follow_from_the_capacity(calls, shape_of, ranges):
     """Not from the batch: a row is cut and added up in the same way whatever stands beside it."""
     cuts = []
     for batch in (1, 3, 64):
-        trace(arguments_of(shape_of(batch), "bfloat16"))
+        trace(shape_of(batch), "bfloat16")
         call = calls.pop()
-        call.constants.pop("ROWS")
-        cuts.append((call.grid[1:], call.options, call.constants))
+        call.constants.pop("Q_ALL" if "RANGES" in call.constants else "ROWS")
+        cuts.append((call.constants.get("RANGES", call.grid[1]), call.options, call.constants))
     assert cuts[0] == cuts[1] == cuts[2]
-    assert cuts[0][0] == (ranges, 8)
+    assert cuts[0][0] == ranges
 
 
 def test_arrays_reach_the_kernel_as_they_are(calls):
     """Neither gathered into tiles nor padded: rows that do not fill their tiles, keys that do not fill their blocks."""
-    for shape in (ODD_PREFIX["ragged"], DecodeShape(2, 70, 200, 4, 2, 64)):
-        arguments = arguments_of(shape, "bfloat16")
-        trace(arguments)
+    shapes = (
+        ODD_PREFIX["ragged"],
+        DecodeShape(2, 70, 200, 4, 2, 64),
+        BlockSparseShape(2, 70, 4, 2, 64, 24, 20, 3),
+        SparseDecodeShape(2, 3, 5, 6, 2, 2, 64, 16, 3),
+    )
+    for shape in shapes:
+        arguments = trace(shape, "bfloat16")
         assert calls.pop().sizes == [array.size for array in arguments[:3]]
 
 
@@ -195,7 +230,7 @@ def test_interpreter_equals_reference(which):
     assert re.search(r"^\d+ checks, 0 failed$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["prefix llama-3-8b", "decode llama-3-8b"])
+@pytest.mark.parametrize("name", [f"{kind} llama-3-8b" for kind in ("prefix", "decode", "prompts", "pages")])
 def test_lowers_for_cuda(monkeypatch, name):
     reason = "jax-triton lowers for CUDA only beside jax's CUDA plugin"
     jax_triton = pytest.importorskip("jax_triton", reason=reason, exc_type=ImportError)
@@ -208,8 +243,9 @@ def test_lowers_for_cuda(monkeypatch, name):
     targets = [
         jax.export.DisabledSafetyCheck.custom_call(name) for name in ("triton_kernel_call", "triton_kernel_call_ffi")
     ]
+    attend, arguments = call_of(SHAPES[name], "bfloat16")
     lowered = jax.export.export(jax.jit(attend), platforms=["cuda"], disabled_checks=targets)
-    assert "triton_kernel_call" in lowered(*arguments_of(SHAPES[name], "bfloat16")).mlir_module()
+    assert "triton_kernel_call" in lowered(*arguments).mlir_module()
 
 
 Q, K = jnp.zeros((4, 2, 64)), jnp.zeros((1, 8, 2, 64))
@@ -294,6 +330,28 @@ def test_decode_attention_on_a_gpu(name, dtype):
     got, expected = (
         jax.jit(lambda *inputs, way=way: decode_attention(*inputs, visible=visible, implementation=way))(*inputs)
         for way in ("triton", "xla")
+    )
+    assert_states(got, expected, TOLERANCE["float32"] if dtype == "float32" else 4 * TOLERANCE["bfloat16"])
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [*BLOCK_SPARSE_SHAPES.values(), *ODD_BLOCK_SPARSE.values()], ids=str)
+def test_block_sparse_attention_on_a_gpu(shape, dtype):
+    compare_sparse(shape.scaled(batch=2, tokens=2048, most=8), dtype)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [*SPARSE_DECODE_SHAPES.values(), *ODD_SPARSE_DECODE.values()], ids=str)
+def test_sparse_decode_attention_on_a_gpu(shape, dtype):
+    compare_sparse(shape.scaled(batch=4, pages=128, most=40), dtype)
+
+
+def compare_sparse(shape, dtype):
+    operation, arrays, blocks = sparse(shape, dtype)
+    got, expected = (
+        jax.jit(functools.partial(operation, **blocks, implementation=way))(*arrays) for way in ("triton", "xla")
     )
     assert_states(got, expected, TOLERANCE["float32"] if dtype == "float32" else 4 * TOLERANCE["bfloat16"])
 
