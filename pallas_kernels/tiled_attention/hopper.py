@@ -98,7 +98,7 @@ def attend_tiles(
     return o[..., :rows, :], lse[..., :rows]
 
 
-def _tiles_of(dtype) -> tuple:
+def tiles_of(dtype) -> tuple:
     """How a matrix lies in shared memory: in tiles as wide as the swizzle, which keeps warps off each other's banks."""
     return plgpu.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize)), plgpu.SwizzleTransform(128)
 
@@ -108,7 +108,7 @@ def _kernel(q, k, v, group, length, o, lse, *, block: int, per_range: int, stage
     width = q.shape[-1]
 
     def matrices(*shape, dtype=q.dtype):
-        return plgpu.SMEM(shape, dtype, transforms=_tiles_of(dtype))
+        return plgpu.SMEM(shape, dtype, transforms=tiles_of(dtype))
 
     def entry(shared, arrived, used):
         me = jax.lax.axis_index("warpgroup")

@@ -9,18 +9,25 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels import decode_attention, prefix_attention
+from pallas_kernels import block_sparse_attention, decode_attention, prefix_attention
+from pallas_kernels.block_sparse_attention.shapes import SHAPES as BLOCK_SPARSE_SHAPES
+from pallas_kernels.block_sparse_attention.shapes import BlockSparseShape
 from pallas_kernels.decode_attention.shapes import SHAPES as DECODE_SHAPES
 from pallas_kernels.decode_attention.shapes import DecodeShape
 from pallas_kernels.prefix_attention.shapes import ODD, PrefixShape
 from pallas_kernels.prefix_attention.shapes import SHAPES as PREFIX_SHAPES
+from pallas_kernels.sparse_decode_attention.shapes import SHAPES as SPARSE_DECODE_SHAPES
+from pallas_kernels.sparse_decode_attention.shapes import SparseDecodeShape
 from tests.pallas_kernels.arrays import (
     TOLERANCE,
     assert_states,
     decode_inputs,
     expected_decode,
     expected_prefix,
+    expected_sparse,
     prefix_inputs,
+    sparse,
+    sparse_arguments,
     tree_mask,
 )
 
@@ -35,6 +42,14 @@ DECODE = {
     "a tree": DecodeShape(2, 4, 70, 5, 1, 128),
     "two tiles": DecodeShape(1, 80, 200, 2, 1, 64),
 }
+SPARSE = {
+    "several blocks a step": BlockSparseShape(1, 100, 2, 1, 64, 32, 16, 7),
+    "several steps a block, two warpgroups": BlockSparseShape(1, 150, 2, 1, 128, 80, 128, 2),
+    "three heads a group, a block and one": BlockSparseShape(2, 65, 6, 2, 64, 32, 64, 2),
+    "two choosers a key/value head": SparseDecodeShape(3, 2, 20, 8, 2, 4, 64, 16, 11),
+    "two ranges, slots used again": SparseDecodeShape(2, 1, 70, 3, 1, 1, 128, 16, 60),
+}
+REAL_SPARSE = BLOCK_SPARSE_SHAPES | {f"pages {name}": shape for name, shape in SPARSE_DECODE_SHAPES.items()}
 interpretable = pytest.mark.skipif(
     not hasattr(plgpu, "force_gpu_interpret_mode"),
     reason=f"jax {jax.__version__} does not interpret kernels of Mosaic GPU; jax 0.12 does",
@@ -69,6 +84,15 @@ def test_decode_attention_equals_reference(name, num_splits):
         *inputs, visible=visible, num_splits=num_splits, implementation="hopper"
     )
     assert_states(interpreted(call, *inputs), expected_decode(*inputs, visible), TOLERANCE["bfloat16"])
+
+
+@interpretable
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_attention_equals_reference(name):
+    operation, arrays, blocks = sparse(SPARSE[name], "bfloat16")
+    call = lambda *arrays: operation(*arrays, **blocks, implementation="hopper")  # noqa: E731
+    # Of few keys, weights are large, and they are rounded to the type of the values.
+    assert_states(interpreted(call, *arrays), expected_sparse(arrays, blocks), 4 * TOLERANCE["bfloat16"])
 
 
 def lower(call, *arrays):
@@ -108,6 +132,13 @@ def test_decode_attention_lowers_at_real_shapes(name, dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.parametrize("name", REAL_SPARSE)
+def test_sparse_attention_lowers_at_real_shapes(name, dtype):
+    operation, arrays, blocks = sparse_arguments(REAL_SPARSE[name], dtype)
+    lower(lambda *arrays: operation(*arrays, **blocks, implementation="hopper"), *arrays)
+
+
 Q, K = jnp.zeros((4, 2, 64), "bfloat16"), jnp.zeros((1, 8, 2, 64), "bfloat16")
 
 
@@ -123,3 +154,19 @@ Q, K = jnp.zeros((4, 2, 64), "bfloat16"), jnp.zeros((1, 8, 2, 64), "bfloat16")
 def test_refuses_with_the_reason(q, k, reason):
     with pytest.raises(NotImplementedError, match=f"no implementation of prefix_attention takes .*{reason}"):
         prefix_attention(q, k, k, implementation="hopper")
+
+
+@pytest.mark.parametrize(
+    ("block_q", "block_k", "reason"),
+    [
+        (129, 16, "hopper: takes at most 128 query rows with one list, got 129"),
+        (16, 8, "hopper: takes blocks of a multiple of 128 keys, or of 16, 32, 64, got 8"),
+        (16, 48, "hopper: takes blocks of a multiple of 128 keys, or of 16, 32, 64, got 48"),
+    ],
+)
+def test_sparse_attention_refuses_with_the_reason(block_q, block_k, reason):
+    q, index = jnp.zeros((1, 9, 2, 64), "bfloat16"), jnp.zeros((1, 2, 1, 1), int)
+    with pytest.raises(NotImplementedError, match=f"no implementation of block_sparse_attention takes .*{reason}"):
+        block_sparse_attention(
+            q, q, q, jnp.array([9]), index, index[..., 0], block_q=block_q, block_k=block_k, implementation="hopper"
+        )
