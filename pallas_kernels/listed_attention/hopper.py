@@ -203,7 +203,7 @@ def _kernel(
             "q": plgpu.Barrier(num_barriers=warpgroups),
             "k": plgpu.Barrier(num_arrivals=pieces, num_barriers=stages),
             "v": plgpu.Barrier(num_arrivals=pieces, num_barriers=stages),
-            "clean": plgpu.Barrier(),
+            "clean": plgpu.Barrier(num_arrivals=warpgroups),
         },
         {
             "k": plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
@@ -323,6 +323,7 @@ def _clear_rows(values, begins, piece: int, length, done):
                 used = _positions(row, begins, piece) < length
                 part[...] = jnp.where(used, plgpu.layout_cast(part[...], plgpu.Layout.WGMMA), 0)
             plgpu.commit_smem()
-            plgpu.barrier_arrive(done)
 
+        # All arrive, so that the first warpgroup does not clear another step before the second has seen this one done.
+        plgpu.barrier_arrive(done)
         plgpu.barrier_wait(done)

@@ -46,10 +46,15 @@ def decode_inputs(shape: DecodeShape, dtype: str = "float32", seed: int = 0):
 
 
 def lists(generator, lead: tuple[int, ...], places: int, most: int):
-    """Lists of some of ``places``, in any order, and how many of each are read; numbers that are no places behind them."""
+    """Lists of some of ``places``, in any order, and how many of each are read; numbers that are no places behind them.
+
+    Of the first row and head, the last list is full and the first, if there are several, empty; the others are of any length.
+    """
     index = generator.permuted(np.broadcast_to(np.arange(places), (*lead, places)), axis=-1)[..., :most]
     index = np.pad(index, [(0, 0)] * len(lead) + [(0, most - index.shape[-1])])
     count = generator.integers(0, min(places, most) + 1, lead)
+    count[(0,) * len(lead)] = 0
+    count[(0,) * (len(lead) - 1)][-1] = min(places, most)
     nowhere = generator.choice([-1, places, 10**9], index.shape)
     return np.where(np.arange(most) < count[..., None], index, nowhere).astype(np.int32), count.astype(np.int32)
 

@@ -126,7 +126,7 @@ def test_lists_that_do_not_fit_the_memory_of_scalars(monkeypatch):
     listed.attend_lists.clear_cache()
 
 
-PROMPTS, PAGES = BlockSparseShape(2, 60, 2, 1, 64, 32, 16, 4), SparseDecodeShape(3, 1, 5, 2, 1, 1, 64, 16, 4)
+PROMPTS, PAGES = BlockSparseShape(2, 60, 2, 1, 64, 32, 16, 4), SparseDecodeShape(3, 3, 5, 2, 1, 1, 64, 16, 4)
 WRONG = {
     "reads one block more": (PAGES, "place < count[tile]", "place <= count[tile]"),
     "reads what lies behind a query": (PROMPTS, "positions(1) <= row", "positions(1) <= row + 1"),
