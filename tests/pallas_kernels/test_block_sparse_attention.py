@@ -33,7 +33,17 @@ def inputs_with_lists(shape, choose):
     return (*arrays[:4], index, np.array([len(one) for one in chosen]).reshape(lead)), blocks
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in SMALL), ("llama-3-8b", "bfloat16")])
+QUICK = ("three heads a group, a block and one", "shorter than a block")
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(pytest.param(name, "float32", marks=() if name in QUICK else SLOW) for name in SMALL),
+        ("llama-3-8b", "bfloat16"),
+    ],
+)
 def test_equals_reference(name, dtype):
     arrays, blocks = block_sparse_inputs(SMALL[name], dtype)
     got = block_sparse_attention(*arrays, **blocks)
@@ -41,7 +51,7 @@ def test_equals_reference(name, dtype):
     assert_states(got, expected_sparse(arrays, blocks), TOLERANCE[dtype])
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(1, 40), st.sampled_from([1, 3, 8]), st.sampled_from([1, 5, 8]), st.integers(0, 10**6))
 def test_blocks_of_any_size(tokens, block_q, block_k, seed):
     shape = BlockSparseShape(2, tokens, 4, 2, 8, block_q, block_k, most=4)
@@ -63,6 +73,7 @@ def test_all_blocks_are_causal_attention():
         assert (lse[row, length:] == -jnp.inf).all()
 
 
+@pytest.mark.slow
 def test_lists_that_halve_a_selection_merge_to_it():
     """Which is how keys that are in no block are added."""
     shape = BlockSparseShape(2, 64, 2, 1, 8, block_q=16, block_k=8, most=4)
@@ -103,6 +114,7 @@ def test_extreme_scores_stay_finite(size):
     np.testing.assert_allclose(lse[0, :, 0], size + np.log(1 + np.arange(20)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_equals_that_of_masked_attention():
     shape = BlockSparseShape(2, 20, 4, 2, 8, block_q=8, block_k=4, most=4)
     (q, k, v, lengths, index, count), blocks = block_sparse_inputs(shape, seed=1)

@@ -15,9 +15,17 @@ from pallas_kernels.sparse_decode_attention.shapes import ODD, SHAPES, SparseDec
 from tests.pallas_kernels.arrays import TOLERANCE, assert_states, expected_sparse, normal, sparse_decode_inputs
 
 SMALL = {**ODD, **{name: shape.scaled(batch=2, pages=7, most=5) for name, shape in SHAPES.items()}}
+QUICK = ("two choosers a key/value head", "large pages")
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in SMALL), ("llama-3-8b", "bfloat16")])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(pytest.param(name, "float32", marks=() if name in QUICK else SLOW) for name in SMALL),
+        ("llama-3-8b", "bfloat16"),
+    ],
+)
 def test_equals_reference(name, dtype):
     arrays, pages = sparse_decode_inputs(SMALL[name], dtype)
     got = sparse_decode_attention(*arrays, **pages)
@@ -25,7 +33,7 @@ def test_equals_reference(name, dtype):
     assert_states(got, expected_sparse(arrays, pages), TOLERANCE[dtype])
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.sampled_from([1, 3, 8]), st.sampled_from([2, 4]), st.integers(0, 10**6))
 def test_pages_of_any_size(tokens, num_pages, page_size, choosers, seed):
     shape = SparseDecodeShape(2, tokens, num_pages, 4, 2, choosers, 8, page_size, most=5)
@@ -60,6 +68,7 @@ def test_what_is_not_listed_is_not_read():
     assert_states(sparse_decode_attention(*fenced, **pages), expected_sparse(arrays, pages), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_batch():
     arrays, pages = sparse_decode_inputs(SparseDecodeShape(5, 2, 9, 4, 2, 2, 16, 8, 4))
     call = jax.jit(functools.partial(sparse_decode_attention, **pages))
