@@ -9,9 +9,13 @@ import pytest
 
 from pallas_kernels import decode_attention, prefix_attention
 from pallas_kernels.backends import UNTRIED, why_not
+from pallas_kernels.block_sparse_attention.shapes import SHAPES as BLOCK_SPARSE_SHAPES
 from pallas_kernels.decode_attention.shapes import SHAPES as DECODE_SHAPES
 from pallas_kernels.prefix_attention.shapes import SHAPES as PREFIX_SHAPES
-from tests.pallas_kernels.arrays import TOLERANCE, assert_states, decode_inputs, prefix_inputs, tree_mask
+from pallas_kernels.sparse_decode_attention.shapes import SHAPES as SPARSE_DECODE_SHAPES
+from tests.pallas_kernels.arrays import TOLERANCE, assert_states, decode_inputs, prefix_inputs, sparse, tree_mask
+
+SPARSE = BLOCK_SPARSE_SHAPES | {f"pages {name}": shape for name, shape in SPARSE_DECODE_SHAPES.items()}
 
 
 @pytest.fixture(params=["tpu", "hopper"])
@@ -36,6 +40,15 @@ def test_decode_attention(backend, name):
     visible = tree_mask(*inputs[0].shape[:2])
     got, expected = (decode_attention(*inputs, visible=visible, implementation=one) for one in (backend, "xla"))
     assert_states(got, expected, TOLERANCE["bfloat16"])
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_attention(backend, name):
+    operation, arrays, blocks = sparse(SPARSE[name], "bfloat16")
+    got, expected = (
+        jax.jit(functools.partial(operation, **blocks, implementation=one))(*arrays) for one in (backend, "xla")
+    )
+    assert_states(got, expected, 4 * TOLERANCE["bfloat16"])
 
 
 def test_a_row_does_not_depend_on_the_batch(backend):

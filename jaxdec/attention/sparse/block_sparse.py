@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxdec.attention.sparse.selection import PrefillRule, Selection
 from jaxdec.typing import Array, Float, Int
+from pallas_kernels.arguments import concrete
 
 ALWAYS_READ = 3  # the first block, the block before the query's own, and its own
 
@@ -103,3 +104,19 @@ class BlockSparse(PrefillRule):
     def selecting_flops(self, num_tokens: int, num_heads: int, head_dim: int) -> int:
         """``2 (T / b)^2 E`` per query head."""
         return 2 * (-(-num_tokens // self.block)) ** 2 * head_dim * num_heads
+
+
+def block_table(selection: Selection) -> tuple[Int[Array, "... N M"], Int[Array, "... N"]]:
+    """``block_index`` and ``num_blocks`` of :func:`pallas_kernels.block_sparse_attention` for a selection of whole blocks.
+
+    Its ``block_q`` and ``block_k`` are the selection's ``block``. Behind ``num_blocks`` there are blocks that do not exist.
+
+    Raises:
+      ValueError: a selection with columns, or, where it is known, with tiles that begin between blocks.
+    """
+    if selection.columns.shape[-1]:
+        raise ValueError(f"selection must have no columns; got {selection.columns.shape[-1]} for each block of queries")
+    known = concrete(selection.tiles)
+    if known is not None and (between := known[known % selection.block != 0]).size:
+        raise ValueError(f"selection must have tiles that begin at multiples of {selection.block}; got {between[0]}")
+    return selection.tiles // selection.block, selection.num_tiles

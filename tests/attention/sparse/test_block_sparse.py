@@ -1,13 +1,16 @@
 """Block-sparse selection against loops over blocks, and its sparsity against formulas."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdec.attention.sparse.block_sparse import BlockSparse
-from jaxdec.attention.sparse.selection import sparsity
-from tests.attention.sparse.prompts import RULES, block_sparse_mask, mask_of, prompts, selection_of
+from jaxdec.attention.sparse.block_sparse import BlockSparse, block_table
+from jaxdec.attention.sparse.selection import Selection, sparsity
+from pallas_kernels import block_sparse_attention
+from tests.attention.sparse.prompts import RULES, attend, block_sparse_mask, mask_of, prompts, selection_of
 
 
 @pytest.mark.parametrize("name", ["blocks of 8", "blocks of 5"])
@@ -16,6 +19,27 @@ from tests.attention.sparse.prompts import RULES, block_sparse_mask, mask_of, pr
 def test_reads_the_blocks_whose_means_agree(name, seed, lengths):
     q, k, _, lengths = prompts(seed, (2, 70, 4, 2, 8), lengths)
     np.testing.assert_array_equal(mask_of(RULES[name], q, k, lengths), block_sparse_mask(RULES[name], q, k, lengths))
+
+
+@pytest.mark.parametrize("name", ["blocks of 8", pytest.param("blocks of 5", marks=pytest.mark.slow)])
+def test_the_kernel_reads_the_same_blocks(name):
+    rule = RULES[name]
+    q, k, v, lengths = prompts(3, (2, 70, 4, 2, 8), [70, 29])
+    table = block_table(selection_of(rule, q, k, lengths))
+    got = block_sparse_attention(q, k, v, lengths, *table, block_q=rule.block, block_k=rule.block)
+    for ours, theirs in zip(got, attend(q, k, v, lengths, rule=rule)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_what_is_not_whole_blocks_is_refused_as_a_table():
+    tiles, count = jnp.array([[0, 16], [0, 12]]), jnp.array([1, 2])
+    nothing = jnp.zeros((2, 0), int)
+    with pytest.raises(ValueError, match="selection must have tiles that begin at multiples of 8; got 12"):
+        block_table(Selection(tiles, count, nothing, count * 0, block=8))
+    with pytest.raises(ValueError, match="selection must have no columns; got 2 for each block of queries"):
+        block_table(Selection(tiles, count, tiles, count, block=4))
+    index, _ = jax.jit(block_table)(Selection(tiles, count, nothing, count * 0, block=4))
+    np.testing.assert_array_equal(index, [[0, 4], [0, 3]])
 
 
 @pytest.mark.parametrize("top_blocks", [3, 5, 9, 20])

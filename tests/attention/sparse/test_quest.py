@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from jaxdec.attention.sparse.quest import PageSummary, Quest, quest_attention
 from jaxdec.cache import ContiguousCache
+from pallas_kernels import merge, sparse_decode_attention
+from pallas_kernels.decode_attention.new_tokens import attend_new_tokens
 from tests.attention.sparse.prompts import textbook
 
 B, H, G, E, CAPACITY, PAGE = 3, 4, 2, 6, 128, 8
@@ -93,6 +95,19 @@ def test_reads_what_the_loops_choose_and_nothing_else(seed, rule, lengths, num_n
     expected, expected_lse = dense(q, k, v, mask)
     np.testing.assert_allclose(out, expected, atol=1e-5)
     np.testing.assert_allclose(lse, expected_lse, atol=1e-5)
+
+
+@pytest.mark.parametrize("share_heads", [True, False])
+def test_the_kernel_reads_the_same_pages(share_heads):
+    """With whole pages in every row, what is read beside them are the new tokens."""
+    q, k, v, length = slots(2, [0, 24, 120], 3)
+    summary, rule = PageSummary.of(k, PAGE), Quest(32, PAGE, share_heads=share_heads)
+    pages, used = rule.pages(q, summary, length)
+    chosen = sparse_decode_attention(q, k, v, length, pages, used.sum(-1), page_size=PAGE)
+    visible = jnp.asarray(np.broadcast_to(np.tri(3, dtype=bool), (B, 3, 3)))
+    new = attend_new_tokens(q, k.swapaxes(1, 2), v.swapaxes(1, 2), length, visible, E**-0.5)
+    for ours, theirs in zip(merge([chosen, new]), attend(q, k, v, length, summary, rule=rule)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("share_heads", [True, False])
