@@ -13,11 +13,17 @@ from experiments.benchmarks import machine
 from experiments.benchmarks.kernels import device_time
 from experiments.benchmarks.kernels.ceilings import Ceilings
 from experiments.benchmarks.kernels.inputs import Arrays, expected, make, num_sets, random_key
-from experiments.benchmarks.kernels.shapes import TOLERANCE, KernelShape, layout_of, work
+from experiments.benchmarks.kernels.shapes import LISTED, TOLERANCE, KernelShape, layout_of, work
 from experiments.benchmarks.kernels.sides import jax_sides
 from experiments.record import environment
 from jaxdec.compat import CompileClock
-from pallas_kernels import decode_attention, merge, prefix_attention
+from pallas_kernels import (
+    block_sparse_attention,
+    decode_attention,
+    merge,
+    prefix_attention,
+    sparse_decode_attention,
+)
 
 
 class KernelEngine:
@@ -147,7 +153,15 @@ def program(side: str, operation: str) -> Callable[..., Any]:
         o, lse = rows(q, k, v, lengths)
         return merge([shared(q[:, 0], prefix_k, prefix_v), (o[:, 0], lse[:, 0])])
 
-    functions = {"states": lambda *parts: merged(parts), "shared": shared, "rows": rows, "split": split}
+    block, page = LISTED.values()
+    functions = {
+        "states": lambda *parts: merged(parts),
+        "shared": shared,
+        "rows": rows,
+        "split": split,
+        "lists": functools.partial(block_sparse_attention, block_q=block, block_k=block, implementation=backend),
+        "pages": functools.partial(sparse_decode_attention, page_size=page, implementation=backend),
+    }
     return jax.jit(functions[layout])
 
 

@@ -88,4 +88,5 @@ def _legend(figure: Any, axes: Any):
 def _label(rows: list[Mapping[str, Any]], case: str) -> str:
     row = next(row for row in rows if row["case"] == case)
     prefix = f"\n{row['prefix']} tokens" if row["prefix"] else ""
+    prefix += f", {row['read']} read" if row["read"] else ""
     return f"{row['batch']} {'row' if row['batch'] == 1 else 'rows'}{prefix}\n{row['num_heads']}/{row['num_kv_heads']} heads"

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.kernels.shapes import PARTS, KernelShape
+from experiments.benchmarks.kernels.shapes import LISTED, PARTS, KernelShape, lists
+from pallas_kernels.block_sparse_attention.reference import block_sparse_attention as plain_block_sparse_attention
 from pallas_kernels.decode_attention.reference import decode_attention as plain_decode_attention
 from pallas_kernels.merge.reference import merge as plain_merge
+from pallas_kernels.sparse_decode_attention.reference import sparse_decode_attention as plain_sparse_decode_attention
 
 Arrays = tuple[Any, ...]
 
@@ -39,7 +41,8 @@ def make(key: jax.Array, layout: str, shape: KernelShape) -> Arrays:
 
     Returns:
       states: ``((o, lse), ...)``; shared: ``q, k, v``; rows: ``q, k, v, lengths``; split: ``q, prefix_k, prefix_v, k, v,
-      lengths``. ``lengths`` are committed slots: all but the last, which is the new token's.
+      lengths``. ``lengths`` are committed slots: all but the last, which is the new token's. lists and pages: what the
+      operation takes; all slots are in use.
     """
     query_key, *cache_keys = jax.random.split(key, 5)
     heads, width, rows = (shape.num_heads, shape.num_kv_heads), shape.head_dim, shape.batch
@@ -64,6 +67,19 @@ def make(key: jax.Array, layout: str, shape: KernelShape) -> Arrays:
     def copied(prefix):
         return jnp.broadcast_to(prefix, (rows, *prefix.shape[1:]))
 
+    if shape.operation in LISTED:
+        k, v = (cache(key, shape.prefix) for key in cache_keys[2:])
+        index, count = (jnp.asarray(array) for array in lists(shape))
+        lengths = jnp.full(rows, shape.prefix, jnp.int32)
+        if layout == "lists":
+            q = normal(query_key, 1, shape.prefix, heads[0], width) * normal(
+                query_key, rows, 1, heads[0], width, mean=1.0
+            )
+            lead = (rows, heads[0])
+        else:
+            q, (k, v) = normal(query_key, rows, 1, heads[0], width), (side.swapaxes(1, 2) for side in (k, v))
+            lead = (rows, heads[1])
+        return q, k, v, lengths, *(jnp.broadcast_to(array, (*lead, *array.shape)) for array in (index, count))
     q = normal(query_key, rows, 1, heads[0], width)
     lengths = jnp.full(rows, shape.prefix + shape.suffix - 1, jnp.int32)
     if shape.operation == "decode_attention":
@@ -83,8 +99,16 @@ def expected(layout: str, arrays: Arrays) -> np.ndarray:
     """What the result ``o`` is, in float64 from the numbers as they are stored.
 
     Returns:
-      ``[B, Hq, D]``.
+      ``[B, Hq, D]``; of prompts ``[B, T, Hq, D]``.
     """
+    if layout in ("lists", "pages"):
+        floats, integers = (_wide(array) for array in arrays[:3]), (np.asarray(array) for array in arrays[3:])
+        scale = arrays[0].shape[-1] ** -0.5
+        if layout == "pages":
+            size = LISTED["sparse_decode_attention"]
+            return plain_sparse_decode_attention(*floats, *integers, page_size=size, scale=scale)[0][:, 0]
+        size = LISTED["block_sparse_attention"]
+        return plain_block_sparse_attention(*floats, *integers, block_q=size, block_k=size, scale=scale)[0]
     if layout == "states":
         return plain_merge([(_wide(o), _wide(lse)) for o, lse in arrays])[0]
     if layout == "shared":

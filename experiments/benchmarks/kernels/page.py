@@ -39,6 +39,8 @@ TITLES = {
     "prefix_attention": "`prefix_attention`: all rows, one prefix",
     "decode_attention": "`decode_attention`: every row its own keys",
     "whole_attention": "Whole attention: shared prefix, own keys, and their merge",
+    "block_sparse_attention": "`block_sparse_attention`: prompts, lists of blocks of 128 keys",
+    "sparse_decode_attention": "`sparse_decode_attention`: every row its own keys, lists of pages of 16",
 }
 
 
@@ -74,13 +76,26 @@ def ceilings_text(d: Mapping[str, Any]) -> str:
 def operation_table(d: Mapping[str, Any], operation: str) -> str:
     """Every side at every shape of an operation."""
     rows = [row for row in d["rows"] if row.get("operation") == operation]
-    header = ["heads", "batch", "prefix", "own", "side", "time, us", "of the floor, %", "floor, us", "MB", "GFLOP"]
+    header = [
+        "heads",
+        "batch",
+        "prefix",
+        "own",
+        "read",
+        "side",
+        "time, us",
+        "of the floor, %",
+        "floor, us",
+        "MB",
+        "GFLOP",
+    ]
     header += ["GB/s", "GFLOP/s", "compile, s", "difference", "loud rounds", "note"]
     lines = []
     for row in rows:
         metrics = row["metrics"]
         percent = {name: 100 * metrics["fraction_of_floor"][name] for name in ("median", "min", "max")}
-        line = [heads(row), row["batch"], row["prefix"] or None, row["suffix"] or None, f"**{row['side']}**"]
+        line = [heads(row), row["batch"], row["prefix"] or None, row["suffix"] or None]
+        line += [row["read"] or None, f"**{row['side']}**"]
         line += [spread(metrics["microseconds"], 1), spread(percent, 0), median(metrics["floor_microseconds"], 1)]
         line += [f"{row['bytes'] / 1e6:.2f}", f"{row['flops'] / 1e9:.3f}"]
         line += [median(metrics[f"{name}_per_second"], 1) for name in ("gigabytes", "gigaflops")]

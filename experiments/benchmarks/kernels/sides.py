@@ -11,17 +11,21 @@ device           a copy, a read and a product of matrices: what the machine can 
 
 import jax
 
-from experiments.benchmarks.kernels.shapes import OPERATIONS
+from experiments.benchmarks.kernels.shapes import LISTED, OPERATIONS
 from pallas_kernels import backends
+from pallas_kernels.block_sparse_attention import BACKENDS as BLOCK_SPARSE_BACKENDS
 from pallas_kernels.decode_attention import BACKENDS as DECODE_BACKENDS
 from pallas_kernels.merge import BACKENDS as MERGE_BACKENDS
 from pallas_kernels.prefix_attention import BACKENDS as PREFIX_BACKENDS
+from pallas_kernels.sparse_decode_attention import BACKENDS as SPARSE_DECODE_BACKENDS
 
 OWN = {
     "merge": tuple(MERGE_BACKENDS),
     "prefix_attention": tuple(PREFIX_BACKENDS),
     "decode_attention": tuple(DECODE_BACKENDS),
     "whole_attention": tuple(name for name in PREFIX_BACKENDS if name in DECODE_BACKENDS),
+    "block_sparse_attention": tuple(BLOCK_SPARSE_BACKENDS),
+    "sparse_decode_attention": tuple(SPARSE_DECODE_BACKENDS),
 }
 """Backends of every operation; the whole has those that both of its parts have."""
 
@@ -35,6 +39,8 @@ def sides_of(operation: str) -> tuple[str, ...]:
     ours = tuple(f"jaxdec-{name}" for name in OWN[operation])
     if operation == "merge":
         return (*ours, "flashinfer")
+    if operation in LISTED:
+        return ours
     copied = tuple(f"copied-{name}" for name in OWN[operation]) if operation == "whole_attention" else ()
     return (*ours, *copied, *DENSE)
 

@@ -1,4 +1,4 @@
-"""Suite ``kernels``: merge, prefix, decode and whole shared-prefix attention against the floor, and dense attention's peers.
+"""Suite ``kernels``: all operations and whole shared-prefix attention against the floor, and dense attention's peers.
 
 Every operation of ``pallas_kernels`` by each backend that takes the arguments, in turns with peers that attend over a copied
 prefix. The floor of a row is the larger of two times: the bytes that must move over the bandwidth of memory, and the

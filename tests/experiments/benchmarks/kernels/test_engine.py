@@ -5,7 +5,7 @@ import pytest
 
 from experiments.benchmarks.kernels import engine as engine_module
 from experiments.benchmarks.kernels.engine import KernelEngine, difference
-from experiments.benchmarks.kernels.shapes import OPERATIONS, KernelShape, shapes
+from experiments.benchmarks.kernels.shapes import LISTED, OPERATIONS, KernelShape, shapes
 from experiments.benchmarks.kernels.sides import BACKENDS, DENSE, OWN, TORCH_SIDES, jax_sides, sides_of
 from pallas_kernels import merge, prefix_attention
 
@@ -42,6 +42,8 @@ def test_who_takes_part():
     assert sides_of("merge")[-1] == "flashinfer"
     for operation in ("prefix_attention", "decode_attention"):
         assert sides_of(operation) == (*(f"jaxdec-{name}" for name in OWN[operation]), *DENSE)
+    for operation in LISTED:
+        assert sides_of(operation) == tuple(f"jaxdec-{name}" for name in OWN[operation])
     whole = sides_of("whole_attention")
     assert {f"copied-{name}" for name in OWN["whole_attention"]} <= set(whole)
     assert {"tpu", "xla"} <= set(BACKENDS)

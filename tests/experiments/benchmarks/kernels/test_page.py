@@ -119,6 +119,8 @@ def test_marks_are_percents_of_the_floor(document):
         "prefix_attention",
         "decode_attention",
         "whole_attention",
+        "block_sparse_attention",
+        "sparse_decode_attention",
     ]
     shown = {container.get_label(): container[0].get_ydata() for container in figure.axes[3].containers}
     for side, percents in shown.items():

@@ -1,6 +1,7 @@
 """What is measured, and how much work it is."""
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from experiments.benchmarks.kernels.inputs import make
 from experiments.benchmarks.kernels.shapes import (
     HYDRAGEN_HEADS,
+    LISTED,
     OPERATIONS,
     KernelShape,
     heads_of,
     layout_of,
+    lists,
     shapes,
     work,
 )
@@ -27,7 +30,7 @@ def shape_of(operation, batch=2, prefix=6, suffix=3, heads=(4, 2, 8), dtype="flo
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from(OPERATIONS[1:]), st.sampled_from(SIDES), st.integers(1, 5), st.integers(1, 20), st.integers(1, 9),
+    st.sampled_from(OPERATIONS[1:4]), st.sampled_from(SIDES), st.integers(1, 5), st.integers(1, 20), st.integers(1, 9),
     st.sampled_from(["float32", "bfloat16"]),
 )  # fmt: skip
 def test_bytes_are_those_of_the_arrays_and_of_the_result(operation, side, batch, prefix, suffix, dtype):
@@ -47,6 +50,32 @@ def test_bytes_of_keys_are_those_of_the_formula():
     assert work(shape, "copied-xla").bytes - work(shape, "jaxdec-xla").bytes == saved
 
 
+@pytest.mark.parametrize("operation", LISTED)
+@pytest.mark.parametrize(("prefix", "read"), [(288, 256), (1024, 256), (144, 512), (640, 128)])
+def test_lists_are_spread_and_their_work_is_counted(operation, prefix, read):
+    shape, size = KernelShape(operation, 2, prefix, 0, 4, 2, 8, "bfloat16", read), LISTED[operation]
+    prompts = operation == "block_sparse_attention"
+    index, count = lists(shape)
+    cells, widest = 0, 0
+    for block, (listed, used) in enumerate(zip(index, count)):
+        own = block if prompts else -(-prefix // size) - 1
+        listed = listed[:used].tolist()
+        assert listed == sorted(set(listed), reverse=True), "once each"
+        assert listed[0] == own
+        assert listed[-1] == (0 if used > 1 else own)
+        assert used == min(own + 1, read // size)
+        slots = np.concatenate([size * one + np.arange(size) for one in listed])
+        for token in range(block * size, min((block + 1) * size, prefix)) if prompts else [prefix - 1]:
+            cells += (slots <= token).sum()
+        widest = max(widest, used)
+    assert index.shape[1] == widest
+    assert work(shape, "jaxdec-xla").flops == 4 * 2 * 4 * 8 * cells
+    queries, keys = 2 * 4 * (prefix if prompts else 1), 2 * 2 * 2 * (prefix if prompts else min(read, prefix))
+    assert work(shape, "jaxdec-xla").bytes == queries * (8 * 2 + 8 * 4 + 4) + keys * 8 * 2
+    arrays = jax.eval_shape(lambda key: make(key, layout_of(operation, "jaxdec-xla"), shape), jax.random.key(0))
+    assert arrays[4].shape == (2, 4 if prompts else 2, *index.shape)
+
+
 def test_a_merge_reads_its_parts_and_writes_one():
     shape = shape_of("merge", batch=3)
     arrays = jax.eval_shape(lambda key: make(key, "states", shape), jax.random.key(0))
@@ -64,6 +93,7 @@ def test_layouts():
         assert layout_of("whole_attention", side) == layout_of("prefix_attention", side) == "rows"
     assert {layout_of("decode_attention", side) for side in SIDES} == {"rows"}
     assert {layout_of("merge", side) for side in SIDES} == {"states"}
+    assert [layout_of(operation, "jaxdec-tpu") for operation in LISTED] == ["lists", "pages"]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +108,7 @@ def test_shapes_are_all_different_and_name_themselves(platform, smoke):
         assert KernelShape.of({**shape._asdict(), "seconds": 1.0}) == shape
         assert (shape.prefix > 0) == (shape.operation != "merge")
         assert (shape.suffix > 0) == (shape.operation == "whole_attention")
+        assert (shape.read > 0) == (shape.operation in LISTED)
 
 
 def test_shapes_are_those_of_real_models():
@@ -93,4 +124,7 @@ def test_names_and_small_shapes():
     shape = KernelShape("whole_attention", 256, 8192, 128, 32, 8, 128, "bfloat16")
     assert shape.name == "whole_attention_q32_kv8_d128_b256_p8192"
     assert shape.small() == shape._replace(batch=3, prefix=300, suffix=40)
+    pages = KernelShape("sparse_decode_attention", 16, 8192, 0, 32, 8, 128, "bfloat16", 1024)
+    assert pages.name == "sparse_decode_attention_q32_kv8_d128_b16_p8192_r1024"
+    assert pages.small() == pages._replace(batch=3, prefix=288, read=256)
     assert shape_of("merge", batch=1).name == "merge_q4_kv2_d8_b1"
