@@ -55,8 +55,8 @@ class KernelShape(NamedTuple):
 
     ``prefix`` is the length of the shared prefix, of ``decode_attention`` that of every row's cache, new token included, of
     ``block_sparse_attention`` that of prompts, of ``sparse_decode_attention`` that of caches; 0 for ``merge``. ``suffix`` is
-    how many tokens of ``whole_attention`` are a row's own, the new one included; ``read`` how many keys a list has, if there are
-    so many.
+    how many tokens of ``whole_attention`` are a row's own, the new one included; ``read`` how many keys a list has, if there
+    are so many.
     """
 
     operation: str
