@@ -110,8 +110,8 @@ def _attend_head(
 
     def fold_in(state: SoftmaxState, rows, first, position, block_keys, block_values) -> SoftmaxState:
         scores = jnp.dot(rows, block_keys.T, preferred_element_type=dtype, precision=precision_of(product_type))
-        causal = position <= first + jnp.arange(block)[:, None]
-        return fold(state, jnp.where(causal, scores * width**-0.5, -jnp.inf), block_values)
+        reads = rule.reads(first + jnp.arange(block)[:, None], position, length)
+        return fold(state, jnp.where(reads, scores * width**-0.5, -jnp.inf), block_values)
 
     def of_block(part):
         rows, tiles, num_tiles, columns, num_columns, first = part

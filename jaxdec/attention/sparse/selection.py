@@ -58,6 +58,16 @@ class PrefillRule(abc.ABC):
     def select(self, q: Float[Array, "T E"], k: Float[Array, "T E"], length: Int[Array, ""]) -> Selection:
         """Select for one prompt and one query head; ``q`` and ``k`` are 0 behind ``length``."""
 
+    def reads(self, queries: Int[Array, "*t"], keys: Int[Array, "*j"], length: Int[Array, ""]) -> Bool[Array, "*cells"]:
+        """Which of the selected cells are computed: those not behind the query, unless a rule reads less.
+
+        Args:
+          queries: places of queries in a prompt of ``length`` tokens.
+          keys: places of keys; the two broadcast.
+          length: of the prompt.
+        """
+        return keys <= queries
+
     @abc.abstractmethod
     def selecting_flops(self, num_tokens: int, num_heads: int, head_dim: int) -> int:
         """Operations that selecting takes for one prompt in one layer, products alone."""
@@ -109,7 +119,9 @@ class PrefillRule(abc.ABC):
         self, q: Float[Array, "B T H E"], k: Float[Array, "B S G E"], lengths: Int[Array, "B"]
     ) -> Bool[Array, "B H T S"]:
         """What each query reads, as a mask. Takes memory that grows with the square of ``T``: for short prompts and tests."""
-        return selected_mask(self.selection(q, k, lengths), lengths, q.shape[1])
+        place = jnp.arange(q.shape[1])
+        reads = jax.vmap(lambda length: self.reads(place[:, None], place, length))(lengths)
+        return selected_mask(self.selection(q, k, lengths), lengths, q.shape[1]) & reads[:, None]
 
 
 def selected_mask(selection: Selection, lengths: Int[Array, "B"], num_tokens: int) -> Bool[Array, "B H T T"]:
