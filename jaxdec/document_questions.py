@@ -108,7 +108,7 @@ def chunk_scores(
     questions: Sequence[Sequence[int]],
     relevance: str = "query_key",
     *,
-    reduction: str = "max",
+    reduction: str = "mass",
 ) -> np.ndarray:
     """How relevant each chunk is to the question about its document.
 
@@ -118,7 +118,7 @@ def chunk_scores(
       questions: tokens, one question per document.
       relevance: ``"query_key"`` (:class:`~jaxdec.cache.question_scores.QuestionScores`) or ``"bm25"`` over token ids, without
         the markers (:func:`jaxdec.decoding.bm25.bm25`).
-      reduction: of query-key scores over the entries of a chunk, ``"max"`` or ``"mean"``.
+      reduction: of products to query-key scores, ``"mass"``, ``"max"`` or ``"mean"``.
 
     Returns:
       ``float[B, N]``; ``-inf`` behind a document's last chunk, and for query-key scores of chunks that are markers alone.

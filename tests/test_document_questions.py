@@ -186,31 +186,34 @@ def test_one_document_is_asked_several_times_and_rows_answer_alone():
     assert sampled.tokens[0].tolist() != first.tokens[0].tolist()
 
 
-@pytest.mark.parametrize("reduction", ["max", pytest.param("mean", marks=pytest.mark.slow)])
-def test_query_key_scores_are_products_without_rotation(reduction):
+def test_query_key_scores_are_products_without_rotation():
     """Against queries and keys of the same passes, turned back one by one."""
     questions = [[3, 1, 4, 1, 5], [9, 2]]
-    scores = chunk_scores(MODEL, prepared(), questions, reduction=reduction)
+    reductions = ("mass", "max", "mean")
+    scores = {name: chunk_scores(MODEL, prepared(), questions, reduction=name) for name in reductions}
     bilevel = prepared().bilevel
     cache = bilevel.assemble(jnp.zeros((2, 6), bool), capacity=128)
     pooled = np.asarray(bilevel.pooled.keys).reshape(TINY.num_layers, 2, TINY.num_kv_heads, 6, 5, TINY.head_dim)
     for row, question in enumerate(questions):
-        begin = int(cache.length[row])
-        queries = queries_of(question, begin, cache, row)
+        queries = queries_of(question, int(cache.length[row]), cache, row)
         count = int(bilevel.num_chunks[row])
-        wanted = np.zeros(count)
-        for chunk in range(count):
-            left = LENGTHS[row] - 4 - 12 * chunk
-            entries = [entry for entry in range(3) if 2 + 4 * entry < left]
-            for layer in range(TINY.num_layers):
-                for head in range(TINY.num_heads):
-                    for query in queries[layer][:, head]:
-                        own = pooled[layer, row, head // 2, chunk, 2:][entries]
-                        found = own @ query / TINY.head_dim**0.5
-                        wanted[chunk] += getattr(found, reduction)() if entries else -np.inf
-        wanted /= TINY.num_layers * TINY.num_heads * len(question)
-        np.testing.assert_allclose(scores[row, :count], wanted, atol=1e-4)
-        assert (scores[row, count:] == -np.inf).all()
+        content = [[entry for entry in range(3) if 2 + 4 * entry < LENGTHS[row] - 4 - 12 * c] for c in range(count)]
+        shape = (TINY.num_layers, TINY.num_heads, len(question), count)
+        found = {name: np.full(shape, -np.inf) for name in reductions}
+        for layer, head, token in np.ndindex(shape[:3]):
+            query, keys = queries[layer][token, head], pooled[layer, row, head // 2, :, 2:]
+            products = [keys[c, own] @ query / TINY.head_dim**0.5 for c, own in enumerate(content)]
+            total = sum(np.exp(own).sum() for own in products)
+            for chunk, own in enumerate(products):
+                if len(own):
+                    found["mass"][layer, head, token, chunk] = np.exp(own).sum() / total
+                    found["max"][layer, head, token, chunk] = own.max()
+                    found["mean"][layer, head, token, chunk] = own.mean()
+        wanted = {name: found[name].mean(axis=(0, 1, 2)) for name in ("max", "mean")}
+        wanted["mass"] = found["mass"].mean(axis=2).max(axis=1).mean(axis=0)
+        for name in reductions:
+            np.testing.assert_allclose(scores[name][row, :count], wanted[name], atol=1e-4, err_msg=name)
+            assert (scores[name][row, count:] == -np.inf).all()
 
 
 def queries_of(question, begin, cache, row):
@@ -307,7 +310,7 @@ def test_layouts_follow_the_protocol():
         ),
         (
             lambda: chunk_scores(MODEL, prepared(), [[1], [2]], reduction="min"),
-            "reduction must be one of mean, max; got 'min'",
+            "reduction must be one of mass, max, mean; got 'min'",
         ),
         (lambda: top_chunks(np.array([[1.0, np.nan]]), 1), "scores must be numbers; got NaN at [0, 1]"),
     ],

@@ -1,11 +1,15 @@
 """How relevant each chunk of a bi-level prompt is to a question, from the model's own queries and the pooled keys.
 
 Stands in for the text-video retriever of Video-XL-2 (Qin et al. 2025, arXiv 2506.19225) and needs no second model. With the
-queries of the question and the pooled keys of a chunk, both without rotation, over the content entries ``j`` of the chunk,
+queries of the question and the pooled keys, both without rotation, ``s(t, j) = q_t . k_j / sqrt(E)`` for question token ``t``
+and content entry ``j``, a chunk ``C`` has the score
 
-    score[chunk] = mean over layers, heads and question tokens t of  max over j of  q_t . k_j / sqrt(E)
+    mean    mean over layers, heads and t of  mean over j in C of  s(t, j)
+    max     mean over layers, heads and t of  max over j in C of  s(t, j)
+    mass    mean over layers of  max over heads of  mean over t of  sum over j in C of  softmax(s(t, .))_j
 
-or the mean over ``j``; ``-inf`` without content. The question is fed once, over the cache in which all chunks are pooled, to have its queries.
+and ``-inf`` without content; the softmax is over the content of all chunks. ``mass`` lets the one head decide that looks things
+up. The question is fed once, over the cache in which all chunks are pooled, to have its queries.
 """
 
 from typing import Any
@@ -19,7 +23,7 @@ from jaxdec.cache.contiguous import ContiguousCache
 from jaxdec.cache.weighted import WeightedCache
 from jaxdec.typing import Array, Bool, Float, Int
 
-REDUCTIONS = ("mean", "max")
+REDUCTIONS = ("mass", "max", "mean")
 
 
 class QuestionScores(struct.PyTreeNode):
@@ -33,7 +37,7 @@ class QuestionScores(struct.PyTreeNode):
       position: of the first token of each question.
       scores: so far, summed over layers.
       rotation: of the model.
-      reduction: over the entries of a chunk.
+      reduction: of products to scores.
     """
 
     entries: ContiguousCache | WeightedCache
@@ -52,7 +56,7 @@ class QuestionScores(struct.PyTreeNode):
         entries: ContiguousCache | WeightedCache,
         question_length: Int[Array, "B"],
         position: Int[Array, "B"],
-        reduction: str = "max",
+        reduction: str = "mass",
     ) -> "QuestionScores":
         """Scores for the chunks of ``bilevel``.
 
@@ -61,7 +65,7 @@ class QuestionScores(struct.PyTreeNode):
           entries: a cache assembled from them, with room for the questions.
           question_length: tokens of each question, at least 1.
           position: of the first token of each question.
-          reduction: ``"max"`` or ``"mean"``.
+          reduction: ``"mass"``, ``"max"`` or ``"mean"``.
 
         Raises:
           ValueError: another reduction.
@@ -119,15 +123,18 @@ class QuestionScores(struct.PyTreeNode):
         scores = jax.lax.map(of_head, (plain.reshape(batch * num_kv_heads, group * num_new, width), keys))
         scores = scores.reshape(batch, num_heads, num_new, *self.used.shape[1:]) * width**-0.5
         used = self.used[:, None, None]
-        if self.reduction == "max":
+        if self.reduction == "mass":
+            scores = jnp.where(used, scores, -jnp.inf)
+            scores = jax.nn.softmax(scores, axis=(-2, -1)).sum(axis=-1)
+        elif self.reduction == "max":
             scores = jnp.where(used, scores, -jnp.inf).max(axis=-1)
         else:
-            number = used.sum(axis=-1)
-            scores = jnp.where(used, scores, 0).sum(axis=-1) / jnp.maximum(number, 1)
-            scores = jnp.where(number > 0, scores, -jnp.inf)
+            scores = jnp.where(used, scores, 0).sum(axis=-1) / jnp.maximum(used.sum(axis=-1), 1)
         counts = (jnp.arange(num_new) < self.question_length[:, None])[:, None, :, None]
-        mean = jnp.where(counts, scores, 0).sum(axis=(1, 2)) / (num_heads * jnp.maximum(counts.sum(axis=(1, 2)), 1))
-        return self.replace(scores=self.scores + mean / len(self.keys))
+        scores = jnp.where(counts, scores, 0).sum(axis=2) / jnp.maximum(counts.sum(axis=2), 1)
+        scores = scores.max(axis=1) if self.reduction == "mass" else scores.mean(axis=1)
+        scores = jnp.where(self.used.any(axis=-1), scores, -jnp.inf)
+        return self.replace(scores=self.scores + scores / len(self.keys))
 
     def attend(self, layer: int, queries: Float[Array, "B T H E"], mask: Any) -> Float[Array, "B T H E"]:
         """Attention to what the question reads."""
