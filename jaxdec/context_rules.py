@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdec.attention.sparse.ada_snapkv import AdaSnapKV
 from jaxdec.attention.sparse.block_sparse import BlockSparse
+from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
 from jaxdec.attention.sparse.flex_prefill import FlexPrefill
 from jaxdec.attention.sparse.kv_quantization import Quantized
 from jaxdec.attention.sparse.quest import Quest
@@ -24,6 +25,7 @@ ATTENTION_RULES: Mapping[str, Any] = {
     "flex_prefill": FlexPrefill,
     "zipvl": ZipVL,
     "quest": Quest,
+    "video_xl2": ChunkedPrefill,
 }
 """What ``attention`` may be; the values are classes, whose fields are the options."""
 KV_CACHE_RULES: Mapping[str, Any] = {

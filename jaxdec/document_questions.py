@@ -23,7 +23,7 @@ from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
 from jaxdec.cache import ContiguousCache
 from jaxdec.cache.bilevel import BilevelCache, BilevelLayout, Rotation
 from jaxdec.cache.question_scores import QuestionScores
-from jaxdec.cache.ruled_prompt import RuledPrompt
+from jaxdec.cache.sparse_prompt import SparsePromptCache
 from jaxdec.decoding.autoregressive import Autoregressive
 from jaxdec.decoding.bm25 import bm25
 from jaxdec.decoding.loop import UNLIMITED, advance
@@ -97,9 +97,10 @@ def _feed(model: LanguageModel, tokens: Int[Array, "B P"], length: Int[Array, "B
     empty = model.init_cache(batch, width)
     assert isinstance(empty, ContiguousCache)
     positions = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    output = model(tokens, positions, RuledPrompt(empty, length, rule), logits_at=jnp.zeros((batch, 1), jnp.int32))
-    assert isinstance(output.cache, RuledPrompt)
-    return output.cache.commit(None, length).entries
+    cache = SparsePromptCache(empty, length, jax.random.split(jax.random.key(0), batch), rule)  # nothing is drawn
+    output = model(tokens, positions, cache, logits_at=jnp.zeros((batch, 1), jnp.int32))
+    assert isinstance(output.cache, SparsePromptCache)
+    return output.cache.commit(None, length).inner
 
 
 def chunk_scores(

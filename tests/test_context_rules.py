@@ -31,6 +31,10 @@ EVERYTHING = {
     "block_sparse": ({"attention": "block_sparse:top_blocks=32,block=4"}, ContiguousCache),
     "vertical_slash": ({"attention": "vertical_slash:vertical=96,slash=96,window=8,tile=8"}, ContiguousCache),
     "flex_prefill": ({"attention": "flex_prefill:min_budget=96,window=8"}, ContiguousCache),
+    "video_xl2": (
+        {"attention": "video_xl2:chunk=16,group=8,previous=5,prefix=3,marker=2,suffix=9,block=8"},
+        ContiguousCache,
+    ),
     "zipvl": ({"attention": "zipvl:threshold=1.0,last_probes=96,random_probes=0"}, ContiguousCache),
     "quest": ({"attention": "quest:budget=128,page_size=8"}, SummarisedCache),
     "snapkv": ({"kv_cache": "snapkv:capacity=160,window=8"}, EvictedCache),

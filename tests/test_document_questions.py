@@ -14,7 +14,7 @@ from jaxdec.attention.sparse.selection import masked_attention
 from jaxdec.cache import Cache, ContiguousCache
 from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
 from jaxdec.cache.question_scores import QuestionScores
-from jaxdec.cache.ruled_prompt import RuledPrompt
+from jaxdec.cache.sparse_prompt import SparsePromptCache
 from jaxdec.decoding import Autoregressive, Prompt, Sampling, decode
 from jaxdec.document_questions import answer, chunk_scores, content_of, prepare, top_chunks
 from jaxdec.models.rope import rotation
@@ -47,7 +47,7 @@ class MaskedPrompt(ContiguousCache):
     def of(cls, entries, prompt_length, rule):
         return cls(entries.keys, entries.values, entries.length, prompt_length, rule)
 
-    entries = property(lambda self: self)
+    inner = property(lambda self: self)
 
     def mask(self, num_new, visible):
         place = jnp.arange(num_new)
@@ -59,13 +59,17 @@ class MaskedPrompt(ContiguousCache):
         return masked_attention(queries, *sides, jnp.repeat(mask[:, None], queries.shape[2], axis=1))
 
 
+def gathered_prompt(entries, prompt_length, rule):
+    return SparsePromptCache(entries, prompt_length, jax.random.split(jax.random.key(0), len(prompt_length)), rule)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def whole(layout, rule, tokens, lengths):
     """Logits of all tokens and the cache's entries, in one pass."""
     cache = layout(MODEL.init_cache(*tokens.shape), lengths, rule)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     logits, _, cache = MODEL(tokens, positions, cache)
-    return logits, cache.entries
+    return logits, cache.inner
 
 
 def chunk_by_chunk(rule, document):
@@ -122,9 +126,9 @@ def padded(rows):
 def test_gathered_masked_and_chunk_by_chunk_agree():
     rows = documents()
     tokens, lengths = padded(rows)
-    gathered, entries = whole(RuledPrompt, RULE, tokens, lengths)
+    gathered, entries = whole(gathered_prompt, RULE, tokens, lengths)
     masked, wanted = whole(MaskedPrompt.of, RULE, tokens, lengths)
-    dense = whole(RuledPrompt, ChunkedPrefill(12, 5, 4, 2, block=8), tokens, lengths)[0]
+    dense = whole(gathered_prompt, ChunkedPrefill(12, 5, 4, 2, block=8), tokens, lengths)[0]
     for row, document in enumerate(rows):
         ours = gathered[row, : len(document)]
         np.testing.assert_allclose(ours, masked[row, : len(document)], atol=2e-4)
@@ -137,7 +141,7 @@ def test_gathered_masked_and_chunk_by_chunk_agree():
 def test_all_chunks_before_are_plain_prefill():
     rows = documents()
     tokens, lengths = padded(rows)
-    gathered, _ = whole(RuledPrompt, ChunkedPrefill(12, 5, 4, 2, block=8), tokens, lengths)
+    gathered, _ = whole(gathered_prompt, ChunkedPrefill(12, 5, 4, 2, block=8), tokens, lengths)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     plain = jax.jit(lambda cache: MODEL(tokens, positions, cache).logits)(MODEL.init_cache(*tokens.shape))
     for row, document in enumerate(rows):
@@ -177,6 +181,7 @@ def test_answers_go_on_from_the_assembled_cache(reposition, log_mass):
         assert int(ours.length[row, 0]) == len(said)
 
 
+@pytest.mark.slow
 def test_one_document_is_asked_several_times_and_rows_answer_alone():
     first = answer(MODEL, prepared(), [[1, 2], [3]], 4, top=1)
     again = answer(MODEL, prepared(), [[5, 6], [3]], 4, top=1)
@@ -216,17 +221,22 @@ def test_query_key_scores_are_products_without_rotation():
             assert (scores[name][row, count:] == -np.inf).all()
 
 
+class Noting(ContiguousCache):
+    """Notes the queries of every layer."""
+
+    queries: tuple = ()
+
+    def observe(self, layer, queries):
+        return self.replace(queries=(*self.queries, queries))
+
+
 def queries_of(question, begin, cache, row):
     """Per layer the queries of a question ``[T, H, E]`` turned back, from a pass that notes them."""
-    noted = []
-
-    class Noting(ContiguousCache):
-        def observe(self, layer, queries):
-            noted.append(np.asarray(queries[row]))
-            return self
-
-    positions = jnp.asarray([[begin + index for index in range(len(question))]] * 2)
-    MODEL(jnp.asarray([question] * 2), positions, Noting(cache.keys, cache.values, cache.length))
+    tokens = jnp.asarray([(question + [0] * 5)[:5]] * 2)
+    positions = jnp.broadcast_to(begin + jnp.arange(5), (2, 5))
+    seen = feed(tokens, positions, Noting(cache.keys, cache.values, cache.length)).cache.queries
+    noted = [np.asarray(queries[row, : len(question)]) for queries in seen]
+    positions = positions[:, : len(question)]
     cos, sin = (np.asarray(side[0]) for side in rotation(TINY, positions[:1]))
     turned = []
     for queries in noted:
@@ -255,22 +265,17 @@ def test_top_chunks():
         assert top_chunks(scores, 3).tolist() == [[True, True, True, False], [True, True, False, False]]
 
 
-def test_layouts_follow_the_protocol():
+def test_the_scoring_layout_follows_the_protocol():
     entries = MODEL.init_cache(2, 16)
     lengths = jnp.asarray([3, 2], jnp.int32)
-    ruled = RuledPrompt(entries, lengths, RULE)
     scoring = QuestionScores.over(prepared().bilevel, entries, lengths, lengths)
     rows = jnp.asarray([1, 0, 1])
-    for cache in (ruled, scoring):
-        assert isinstance(cache, Cache)
-        assert cache.capacity == entries.capacity
-        assert cache.commit(None, lengths).length.tolist() == [3, 2]
-        assert cache.commit(None, lengths).fork(rows).length.tolist() == [2, 3, 2]
-    assert ruled.nbytes == entries.nbytes
+    assert isinstance(scoring, Cache)
+    assert scoring.capacity == entries.capacity
+    assert scoring.commit(None, lengths).length.tolist() == [3, 2]
+    assert scoring.commit(None, lengths).fork(rows).length.tolist() == [2, 3, 2]
     assert scoring.nbytes == entries.nbytes + 2 * 2 * 2 * 6 * 3 * 8 * 4
     np.testing.assert_array_equal(scoring.fork(rows).keys[1], scoring.keys[1][rows])
-    with pytest.raises(ValueError, match="visible must be None while prompts are fed under a rule"):
-        ruled.mask(2, jnp.ones((2, 2, 2), bool))
 
 
 @pytest.mark.parametrize(
