@@ -71,7 +71,7 @@ def prepare(
       ValueError: another kind of model, no documents, documents without a chunk or longer than the context, a rule with a
         suffix (questions are fed later).
     """
-    turning = _rotation(model)
+    turning = rotation_of(model)
     if not documents:
         raise ValueError("documents must hold at least one document; got none")
     longest, shortest = max(map(len, documents)), min(map(len, documents))
@@ -272,12 +272,17 @@ def _questions(
     return Prompt.create(questions, budget, vocab_size=model.vocab_size, **options)
 
 
-def _rotation(model: LanguageModel) -> Rotation:
+def rotation_of(model: LanguageModel) -> Rotation:
+    """The rotation of a model's keys, the same object each time.
+
+    Raises:
+      ValueError: no :class:`~jaxdec.models.transformer.Transformer`.
+    """
     if not isinstance(model.module, Transformer):
         raise ValueError(f"model must be a Transformer, and is a {type(model.module).__name__}")
-    return _rotation_of(model.module.config)
+    return _rotation_by(model.module.config)
 
 
 @functools.lru_cache(maxsize=16)
-def _rotation_of(config: DecoderConfig) -> Rotation:
+def _rotation_by(config: DecoderConfig) -> Rotation:
     return functools.partial(rotation, config)
