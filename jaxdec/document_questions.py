@@ -2,7 +2,7 @@
 
 Video-XL-2 (Qin et al. 2025, arXiv 2506.19225) with text for video and section headings for time stamps:
 
-1. :func:`prepare` feeds documents with attention within chunks and to few before them
+1. :func:`with_markers` cuts a text; :func:`prepare` feeds documents with attention within chunks and to few before them
    (:class:`~jaxdec.attention.sparse.chunked_prefill.ChunkedPrefill`) and keeps every chunk dense and pooled
    (:class:`~jaxdec.cache.bilevel.BilevelCache`).
 2. :func:`chunk_scores` tells how relevant each chunk is to a question, :func:`top_chunks` takes the best.
@@ -11,7 +11,7 @@ Video-XL-2 (Qin et al. 2025, arXiv 2506.19225) with text for video and section h
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,29 @@ class PreparedDocuments(struct.PyTreeNode):
 
     bilevel: BilevelCache
     tokens: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)
+
+
+def with_markers(body: Sequence[int], marker: Callable[[int], Sequence[int]], group: int) -> list[int]:
+    """A text cut into groups of a fixed size, each behind tokens that mark it.
+
+    Args:
+      body: tokens.
+      marker: the tokens that group ``0, 1, ...`` begins with, all of one number.
+      group: tokens in a group, the marker's included; the last group may have fewer.
+
+    Raises:
+      ValueError: a marker of another number of tokens than the first, none, or as many as a group has.
+    """
+    length = len(marker(0))
+    if not 0 < length < group:
+        raise ValueError(f"marker must be of 1 to {group - 1} tokens, fewer than a group; got {length}")
+    tokens: list[int] = []
+    for number, start in enumerate(range(0, len(body), group - length)):
+        mine = list(marker(number))
+        if len(mine) != length:
+            raise ValueError(f"marker must be of {length} tokens for every group; got {len(mine)} for group {number}")
+        tokens += [*mine, *body[start : start + group - length]]
+    return tokens
 
 
 def prepare(

@@ -16,7 +16,7 @@ from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
 from jaxdec.cache.question_scores import QuestionScores
 from jaxdec.cache.sparse_prompt import SparsePromptCache
 from jaxdec.decoding import Autoregressive, Prompt, Sampling, decode
-from jaxdec.document_questions import answer, chunk_scores, content_of, prepare, top_chunks
+from jaxdec.document_questions import answer, chunk_scores, content_of, prepare, top_chunks, with_markers
 from jaxdec.models.rope import rotation
 from tests.tiny_models import TINY, markov_model, tiny_transformer
 
@@ -256,6 +256,12 @@ def test_bm25_scores_find_the_chunk_with_the_words():
     assert content_of(LAYOUT, rows[1]) == [rows[1][6:16], rows[1][18:28], []]
 
 
+def test_texts_are_cut_behind_markers():
+    tokens = with_markers(range(7), lambda number: [90 + number, 99], 5)
+    assert tokens == [90, 99, 0, 1, 2, 91, 99, 3, 4, 5, 92, 99, 6]
+    assert content_of(BilevelLayout(chunk=5, marker=2), tokens) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
 def test_top_chunks():
     scores = np.array([[0.5, 2.0, 2.0, -1.0], [1.0, 3.0, -np.inf, -np.inf]])
     assert top_chunks(scores, 2).tolist() == [[False, True, True, False], [True, True, False, False]]
@@ -281,6 +287,12 @@ def test_the_scoring_layout_follows_the_protocol():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (lambda: with_markers([1], lambda n: [], 4), "marker must be of 1 to 3 tokens, fewer than a group; got 0"),
+        (lambda: with_markers([1], lambda n: [1] * 4, 4), "marker must be of 1 to 3 tokens, fewer than a group; got 4"),
+        (
+            lambda: with_markers([1] * 9, lambda n: [1] * (1 + n // 2), 4),
+            "marker must be of 1 tokens for every group; got 2 for group 2",
+        ),
         (lambda: prepare(MODEL, [], LAYOUT), "documents must hold at least one document; got none"),
         (
             lambda: prepare(MODEL, [[1] * 4], LAYOUT),

@@ -18,12 +18,14 @@ from jaxdec.cache import ContiguousCache
 from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
 from jaxdec.cache.question_scores import REDUCTIONS
 from jaxdec.cache.sparse_prompt import SparsePromptCache
+from jaxdec.decoding.chunks import append_tokens
 from jaxdec.document_questions import PreparedDocuments, chunk_scores, rotation_of, top_chunks
 from jaxdec.language_model import LanguageModel
 from jaxdec.loading import LoadedModel
 from jaxdec.typing import Array, Int
 
-ROOM = 32  # slots for a question and its answer
+ROOM = 64  # slots for a question and its answer
+DENSE_CHUNK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +68,24 @@ class Setting:
         return BilevelLayout(self.section, first.prefix, first.marker, compression=compression)
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def _prefill(model: LanguageModel, tokens: Int[Array, "B P"], rule: ChunkedPrefill | None, last: Int[Array, "B N"]):
+@functools.partial(jax.jit, static_argnames=("rule", "section"))
+def _prefill(model: LanguageModel, tokens: Int[Array, "B P"], last: Int[Array, "B N"], rule: Any, section: int):
+    """The cache of whole documents, and the log-probability of the tokens behind ``last``, places in the last section."""
     batch, width = tokens.shape
     cache: Any = model.init_cache(batch, width + ROOM)
     length = jnp.full(batch, width, jnp.int32)
+    before = width - section
     if rule is not None:
         cache = SparsePromptCache(cache, length, jax.random.split(jax.random.key(0), batch), rule)
-    at = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    logits, _, cache = model(tokens, at, cache, logits_at=last)
-    targets = jnp.take_along_axis(tokens, last + 1, axis=1)
-    cache = cache.commit(None, length)
-    return (cache.inner if rule is not None else cache), _log_prob(logits, targets)
+        at = jnp.broadcast_to(jnp.arange(width), tokens.shape)
+        logits, _, cache = model(tokens, at, cache, logits_at=before + last)
+        cache = cache.commit(None, length).inner
+    else:  # as dense prompts are fed, in chunks
+        _, cache = append_tokens(model, cache, tokens[:, :-section], length - section, DENSE_CHUNK)
+        at = jnp.broadcast_to(before + jnp.arange(section), (batch, section))
+        logits, _, cache = model(tokens[:, before:], at, cache, logits_at=last)
+        cache = cache.commit(None, length * 0 + section)
+    return cache, _log_prob(logits, jnp.take_along_axis(tokens, before + last + 1, axis=1))
 
 
 def _log_prob(logits, targets):
@@ -93,14 +101,13 @@ def _read(model: LanguageModel, tokens: Int[Array, "B T"], begin: Int[Array, "B"
 def fed(setting: Setting, rule: ChunkedPrefill | None) -> tuple[ContiguousCache, dict[str, Any]]:
     """Feed all documents; None is plain prefill. Returns the cache, and seconds, load and what the last section cost."""
     tokens = jnp.asarray([text.tokens for text in setting.texts], jnp.int32)
-    width, marker = tokens.shape[1], setting.texts[0].marker
-    last = jnp.arange(width - setting.section + marker - 1, width - 1)  # each is asked for the token behind it
+    last = jnp.arange(setting.texts[0].marker - 1, setting.section - 1)  # each is asked for the token behind it
     last = jnp.broadcast_to(last, (len(tokens), len(last)))
-    compiled = _prefill.lower(setting.model, tokens, rule=rule, last=last).compile()
+    compiled = _prefill.lower(setting.model, tokens, last, rule=rule, section=setting.section).compile()
     meter = LoadMeter(time.process_time)
     meter.start()
     begin = time.perf_counter()
-    cache, log_prob = jax.block_until_ready(compiled(setting.model, tokens, last=last))
+    cache, log_prob = jax.block_until_ready(compiled(setting.model, tokens, last))
     seconds = time.perf_counter() - begin
     return cache, {
         "seconds": seconds,
