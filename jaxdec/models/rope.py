@@ -4,6 +4,7 @@ Pairs are the two halves of a head, as in Hugging Face checkpoints: ``x' = x cos
 ``rotate_half([a, b]) = [-b, a]``.
 """
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -44,3 +45,14 @@ def rotate(x: Float[Array, "B T H E"], cos: Array, sin: Array) -> Float[Array, "
     """Rotate every head of ``x``."""
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """:func:`rotation` of one model, as a value: two of equal configs are equal, so that they compile to one program."""
+
+    config: DecoderConfig
+
+    def __call__(self, positions: Int[Array, "B T"]) -> tuple[Array, Array]:
+        """Cosine and sine of each position; negative ones turn back."""
+        return rotation(self.config, positions)
