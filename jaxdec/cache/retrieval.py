@@ -188,17 +188,9 @@ class RetrievalCache(struct.PyTreeNode):
         return self.replace(held=self.held.append(layer, keys, values))
 
     def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "RetrievalCache":
-        """Choose the blocks that this pass reads in one layer. Layers come in their order, since they share a budget.
-
-        Tokens are taken to be at their slots. For a draft tree that is true of its first chain only, and the others' queries
-        are turned back a little too far for the probe.
-        """
+        """Choose the blocks that this pass reads in one layer. Layers come in their order, since they share a budget."""
         rule, num_new = self.rule, queries.shape[1]
-        num_blocks = rule.num_blocks(self.length)
-        position = self.length[:, None] + jnp.arange(num_new)
-        valid = jnp.arange(num_new) < self.expected[:, None]
-        probe = rule.probe_query(self.statistics[layer], self._asking(queries, position), valid)
-        scores = cosine_scores(self.representatives[layer], probe, num_blocks)
+        num_blocks, scores = rule.num_blocks(self.length), self.scores(layer, queries)
         density = rule.density(scores, num_blocks)
         remaining = self.remaining if layer else jnp.full_like(self.remaining, rule.top_blocks * len(self.windows))
         known = self.num_windows >= rule.min_windows
@@ -213,6 +205,17 @@ class RetrievalCache(struct.PyTreeNode):
             remaining=remaining - count,
             tokens_read=self.tokens_read.at[:, layer].set(near + count * rule.block_size),
         )
+
+    def scores(self, layer: int, queries: Float[Array, "B T H E"]) -> Float[Array, "B N"]:
+        """Score of every block for a pass with these queries; ``-inf`` where there is no block.
+
+        Tokens are taken to be at their slots. For a draft tree that is true of its first chain only, and the others' queries
+        are turned back a little too far.
+        """
+        offset = jnp.arange(queries.shape[1])
+        asking, valid = self._asking(queries, self.length[:, None] + offset), offset < self.expected[:, None]
+        probe = self.rule.probe_query(self.statistics[layer], asking, valid)
+        return cosine_scores(self.representatives[layer], probe, self.rule.num_blocks(self.length))
 
     def attend(
         self, layer: int, queries: Float[Array, "B T H E"], mask: Bool[Array, "B T W"]

@@ -139,7 +139,8 @@ class ActQKV:
       block_size: tokens of a block.
       sinks: first tokens, which are always read.
       local: newest tokens that are in no block. What is in no block is always read: up to ``local + block_size - 1`` tokens.
-      top_blocks: blocks that a layer reads on average. One reads at most twice as many.
+      top_blocks: blocks that a layer reads on average. One reads at most twice as many. With 0 only what is in no block
+        is read.
       representatives: keys whose mean stands for a block.
       window: tokens of one forward pass at most, which share a probe; at most ``local``.
       probe: ``activation``; or, to compare with, ``mean``, ``last`` (the newest token's query), ``max_norm`` (the longest).
@@ -170,10 +171,10 @@ class ActQKV:
     temperature: float = 1.0
 
     def __post_init__(self):
-        for name in ("block_size", "top_blocks", "window", "memory", "history", "min_windows"):
+        for name in ("block_size", "window", "memory", "history", "min_windows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("sinks", "warmup"):
+        for name in ("top_blocks", "sinks", "warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 1 <= self.representatives <= self.block_size:
