@@ -22,9 +22,17 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdec.attention.sparse.actqkv import ActQKV, QueryStatistics, cosine_scores, update
-from jaxdec.attention.sparse.retrieved import near_mask, near_slots, reach, received, retrieved_attention
+from jaxdec.attention.sparse.retrieved import (
+    near_keys,
+    near_mask,
+    near_slots,
+    reach,
+    received,
+    retrieved_attention,
+)
 from jaxdec.cache.contiguous import ContiguousCache
 from jaxdec.typing import Array, Bool, Float, Int
+from pallas_kernels.tiled_attention.xla import over_tiles
 
 Rotation = Callable[[Int[Array, "B T"]], tuple[Array, Array]]
 """Cosine and sine ``[B, T, 1, E / 2]`` of positions, which may be negative. Static, so it must be hashable and comparable."""
@@ -259,15 +267,24 @@ class RetrievalCache(struct.PyTreeNode):
         )
         if all(window is None for window in self.windows):
             return cleared
+        rule, length = self.rule, self.length
+        num_new = self._window(0).queries.shape[1] if path is None else path.shape[1]
+        near = [near_keys(rule, keys, length, num_new) for keys in held.keys]
+        first = near_slots(rule, length, num_new)[:, rule.sinks]
+        old = [_cut(side, first, reach(rule, num_new), axis=1) for side in self.received]
+        queries = [self._window(layer).queries for layer in range(len(near))]
+        parts = jax.tree.map(lambda *layers: jnp.stack(layers), *zip(self.statistics, queries, near, old))
+        # One program for all layers: what the model computes between them is done.
+        found = over_tiles(lambda part: self._settled(*part, path, count), parts)
+        statistics, share, means = zip(*(jax.tree.map(lambda side, at=at: side[at], found) for at in range(len(near))))
         kept = count > 0
-        several = kept & (self.rule.num_blocks(self.length) > 1)
-        layers = [self._settled(layer, held, path, count) for layer in range(len(self.windows))]
-        statistics, attention, representatives = zip(*layers)
+        several = kept & (rule.num_blocks(length) > 1)
         newest = jnp.concatenate([self.density[..., None], self.densities[..., :-1]], axis=2)
+        made = rule.num_blocks(length)
         return cleared.replace(
             statistics=statistics,
-            received=attention,
-            representatives=representatives,
+            received=tuple(_put(side, part, first, axis=1) for side, part in zip(self.received, share)),
+            representatives=tuple(_put(side, part, made, axis=0) for side, part in zip(self.representatives, means)),
             densities=jnp.where(several[:, None, None], newest, self.densities),
             num_windows=self.num_windows + several,
             tokens_read_in_all=self.tokens_read_in_all + jnp.where(kept[:, None], self.tokens_read, 0),
@@ -305,37 +322,44 @@ class RetrievalCache(struct.PyTreeNode):
         return self._turned(queries, distance - position)
 
     def _settled(
-        self, layer: int, held: ContiguousCache, path: Int[Array, "B A"] | None, count: Int[Array, "B"]
-    ) -> tuple[QueryStatistics, Float[Array, "B G S"], Float[Array, "B N D"]]:
-        """One layer's statistics, received attention and representatives after a commit."""
-        rule, keys = self.rule, held.keys[layer]
-        queries = self._window(layer).queries
+        self,
+        statistics: QueryStatistics,
+        queries: Float[Array, "B T H E"],
+        near: Float[Array, "B G W E"],
+        old: Float[Array, "B G R"],
+        path: Int[Array, "B A"] | None,
+        count: Int[Array, "B"],
+    ) -> tuple[QueryStatistics, Float[Array, "B G R"], Float[Array, "B M D"]]:
+        """Of one layer after a commit: statistics, attention received in no block, representatives of blocks begun there."""
+        rule = self.rule
         if path is not None:
             queries = jnp.take_along_axis(queries, path[:, :, None, None], axis=1)
         batch, num_new = queries.shape[:2]
         offset = jnp.arange(num_new)
         asking = self._asking(queries, self.length[:, None] + offset).reshape(batch, num_new, -1)
-        statistics = update(self.statistics[layer], asking, offset < count[:, None], rule.memory)
+        statistics = update(statistics, asking, offset < count[:, None], rule.memory)
 
-        new = jnp.maximum(count, 0)
-        share = received(queries, keys, self.length, new, rule)
-        first = near_slots(rule, self.length, num_new)[:, rule.sinks]
-        at = jax.vmap(lambda side, start: jax.lax.dynamic_slice_in_dim(side, start, share.shape[2], axis=1))
-        slot = first[:, None] + jnp.arange(share.shape[2])
-        share = share + jnp.where((slot < self.length[:, None])[:, None], at(self.received[layer], first), 0)
-        attention = jax.vmap(lambda side, part, start: jax.lax.dynamic_update_slice_in_dim(side, part, start, axis=1))(
-            self.received[layer], share, first
-        )
+        slot = near_slots(rule, self.length, num_new)[:, rule.sinks :]
+        share = received(queries, near, self.length, jnp.maximum(count, 0), rule)
+        share = share + jnp.where((slot < self.length[:, None])[:, None], old, 0)
 
         size, made = rule.block_size, -(-num_new // rule.block_size)
-        cut = jax.vmap(lambda side, start: jax.lax.dynamic_slice_in_dim(side, start, made * size, axis=1))
-        position = first[:, None] + jnp.arange(made * size)
-        plain = self._turned(cut(keys, first).swapaxes(1, 2), -position)  # [B, M size, G, E]
+        keys = near[:, :, rule.sinks : rule.sinks + made * size].swapaxes(1, 2)
+        plain = self._turned(keys, -slot[:, : made * size])  # [B, M size, G, E]
         plain = plain.reshape(batch, made, size, *plain.shape[2:]).swapaxes(2, 3)
         most = share[..., : made * size].reshape(batch, -1, made, size).swapaxes(1, 2)  # [B, M, G, size]
         _, index = jax.lax.top_k(most, rule.representatives)
-        means = jnp.take_along_axis(plain, index[..., None], axis=3).mean(axis=3).reshape(batch, made, -1)
-        representatives = jax.vmap(
-            lambda side, part, start: jax.lax.dynamic_update_slice_in_dim(side, part, start, axis=0)
-        )(self.representatives[layer], means, rule.num_blocks(self.length))
-        return statistics, attention, representatives
+        means = jnp.take_along_axis(plain, index[..., None], axis=3).mean(axis=3)
+        return statistics, share, means.reshape(batch, made, -1)
+
+
+def _cut(side: Float[Array, "B ..."], start: Int[Array, "B"], size: int, axis: int) -> Float[Array, "B ..."]:
+    """``size`` entries of every row from ``start`` on."""
+    return jax.vmap(lambda side, at: jax.lax.dynamic_slice_in_dim(side, at, size, axis))(side, start)
+
+
+def _put(
+    side: Float[Array, "B ..."], part: Float[Array, "B ..."], start: Int[Array, "B"], axis: int
+) -> Float[Array, "B ..."]:
+    """Write ``part[b]`` at ``start[b]``."""
+    return jax.vmap(lambda side, part, at: jax.lax.dynamic_update_slice_in_dim(side, part, at, axis))(side, part, start)

@@ -44,7 +44,7 @@ FLOOR = 0.01  # of the mean variance, added to each
 
 
 class QueryStatistics(struct.PyTreeNode):
-    """Mean and variance of each coordinate of the queries of one layer.
+    """Mean and variance of each coordinate of the queries of one layer, or of several, stacked.
 
     Attributes:
       mean: per row and coordinate, float32.
@@ -52,9 +52,9 @@ class QueryStatistics(struct.PyTreeNode):
       count: tokens seen, at most the rule's ``memory``.
     """
 
-    mean: Float[Array, "B D"]
-    variance: Float[Array, "B D"]
-    count: Int[Array, "B"]
+    mean: Float[Array, "*layers B D"]
+    variance: Float[Array, "*layers B D"]
+    count: Int[Array, "*layers B"]
 
     @classmethod
     def create(cls, batch_size: int, width: int) -> "QueryStatistics":

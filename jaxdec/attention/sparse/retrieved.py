@@ -112,9 +112,22 @@ def retrieved_attention(
     return out.reshape(batch, num_new, num_heads, width), lse.reshape(batch, num_new, num_heads)
 
 
+def near_keys(
+    rule: ActQKV, keys: Float[Array, "B G S E"], length: Int[Array, "B"], num_new: int
+) -> Float[Array, "B G W E"]:
+    """Keys in the near slots of every row and head; unused ones may be NaN."""
+    slots = near_slots(rule, length, num_new)
+
+    def of_row(side, slots):
+        rest = jax.lax.dynamic_slice_in_dim(side, slots[rule.sinks], slots.shape[0] - rule.sinks, axis=1)
+        return jnp.concatenate([side[:, : rule.sinks], rest], axis=1)
+
+    return jnp.stack([of_row(keys[row], slots[row]) for row in range(keys.shape[0])])
+
+
 def received(
     queries: Float[Array, "B T H E"],
-    keys: Float[Array, "B G S E"],
+    near: Float[Array, "B G W E"],
     length: Int[Array, "B"],
     new: Int[Array, "B"],
     rule: ActQKV,
@@ -127,29 +140,28 @@ def received(
 
     Args:
       queries: of new tokens that were committed, one behind the other; those from ``new`` on may be NaN.
-      keys: all slots, with the new tokens' behind ``length``.
+      near: :func:`near_keys`, with the new tokens' behind ``length``.
       length: committed entries per row before them.
       new: how many there are in each row.
       rule: static.
     """
     batch, num_new, num_heads, width = queries.shape
-    num_kv_heads, capacity = keys.shape[1:3]
+    num_kv_heads = near.shape[1]
     group, dtype = num_heads // num_kv_heads, jnp.promote_types(queries.dtype, jnp.float32)
-    slots = near_slots(rule, length, num_new)
+    offset = near_slots(rule, length, num_new) - length[:, None]
     grouped = queries.reshape(batch, num_new, num_kv_heads, group, width).transpose(0, 2, 3, 1, 4)
-    grouped = grouped.reshape(batch, num_kv_heads, group * num_new, width)
-    flat, token = keys.reshape(-1, width), jnp.arange(num_new)[:, None]
+    grouped = grouped.reshape(batch * num_kv_heads, group * num_new, width)
+    token = jnp.arange(num_new)[:, None]
 
-    def of_head(index):
-        row, head = index // num_kv_heads, index % num_kv_heads
-        at = slots[row] - length[row]
-        valid = token < new[row]
-        near = near_of(flat, index * capacity, slots[row], rule.sinks)
-        near = jnp.where((at < new[row])[:, None], near, 0).astype(dtype)
-        rows = jnp.where(jnp.tile(valid, (group, 1)), grouped[row, head], 0).astype(dtype)
-        scores = jnp.dot(rows, near.T, precision=jax.lax.Precision.HIGHEST) * width**-0.5
+    def of_head(part):
+        rows, keys, at, new = part
+        valid = token < new
+        keys = jnp.where((at < new)[:, None], keys, 0).astype(dtype)
+        rows = jnp.where(jnp.tile(valid, (group, 1)), rows, 0).astype(dtype)
+        scores = jnp.dot(rows, keys.T, precision=jax.lax.Precision.HIGHEST) * width**-0.5
         weights = jax.nn.softmax(jnp.where(jnp.tile(at <= token, (group, 1)), scores, -jnp.inf), axis=1)
         counted = valid & (at <= token) & (at > token - rule.local)
         return jnp.where(jnp.tile(counted, (group, 1)), weights, 0).sum(axis=0)[rule.sinks :]
 
-    return over_tiles(of_head, jnp.arange(batch * num_kv_heads)).reshape(batch, num_kv_heads, -1)
+    heads = (near.reshape(-1, *near.shape[2:]), jnp.repeat(offset, num_kv_heads, axis=0), jnp.repeat(new, num_kv_heads))
+    return over_tiles(of_head, (grouped, *heads)).reshape(batch, num_kv_heads, -1)
