@@ -275,7 +275,7 @@ class RetrievalCache(struct.PyTreeNode):
         queries = [self._window(layer).queries for layer in range(len(near))]
         parts = jax.tree.map(lambda *layers: jnp.stack(layers), *zip(self.statistics, queries, near, old))
         # One program for all layers: what the model computes between them is done.
-        found = over_tiles(lambda part: self._settled(*part, path, count), parts)
+        found = over_tiles(lambda part: self._settled(part, path, count), parts)
         statistics, share, means = zip(*(jax.tree.map(lambda side, at=at: side[at], found) for at in range(len(near))))
         kept = count > 0
         several = kept & (rule.num_blocks(length) > 1)
@@ -323,15 +323,12 @@ class RetrievalCache(struct.PyTreeNode):
 
     def _settled(
         self,
-        statistics: QueryStatistics,
-        queries: Float[Array, "B T H E"],
-        near: Float[Array, "B G W E"],
-        old: Float[Array, "B G R"],
+        part: tuple[QueryStatistics, Float[Array, "B T H E"], Float[Array, "B G W E"], Float[Array, "B G R"]],
         path: Int[Array, "B A"] | None,
         count: Int[Array, "B"],
     ) -> tuple[QueryStatistics, Float[Array, "B G R"], Float[Array, "B M D"]]:
         """Of one layer after a commit: statistics, attention received in no block, representatives of blocks begun there."""
-        rule = self.rule
+        rule, (statistics, queries, near, old) = self.rule, part
         if path is not None:
             queries = jnp.take_along_axis(queries, path[:, :, None, None], axis=1)
         batch, num_new = queries.shape[:2]

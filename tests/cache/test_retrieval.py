@@ -246,6 +246,7 @@ def run(model, cache, tokens, start, size, count):
     return output.logits, output.cache.commit(None, count), output.cache
 
 
+@pytest.mark.slow
 def test_reading_all_blocks_is_dense_attention():
     model = tiny_transformer(scale=4.0)
     config = model.module.config

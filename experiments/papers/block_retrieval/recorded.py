@@ -88,9 +88,9 @@ def _pass(model: LanguageModel, cache: Recorder, tokens: Int[Array, "B T"]) -> t
     """Queries of one pass, and the cache with all of it committed."""
     size = tokens.shape[1]
     positions = cache.length[:, None] + jnp.arange(size)
-    output = model(tokens, positions, cache, logits_at=jnp.zeros((1, 1), jnp.int32))
-    queries = jnp.stack([queries[0] for queries in output.cache.queries])
-    return queries, output.cache.commit(None, jnp.full(1, size, jnp.int32))
+    after = model(tokens, positions, cache, logits_at=jnp.zeros((1, 1), jnp.int32)).cache
+    assert isinstance(after, Recorder)
+    return jnp.stack([queries[0] for queries in after.queries]), after.commit(None, jnp.full(1, size, jnp.int32))
 
 
 def record(model: LanguageModel, text: Haystack, window: int) -> Recording:
