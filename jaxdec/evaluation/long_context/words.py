@@ -1,0 +1,47 @@
+"""Words that the tasks are made of, and neutral sentences that fill a text."""
+
+ADJECTIVES = (
+    "amber", "ancient", "brave", "bright", "broad", "calm", "clever", "cold", "crimson", "curious", "distant", "eager",
+    "early", "faint", "gentle", "golden", "grand", "hidden", "hollow", "humble", "late", "lively", "lonely", "lucky", "mild",
+    "modest", "narrow", "noble", "pale", "patient", "proud", "quiet", "rapid", "silver", "simple", "solemn", "steady",
+    "tall", "vivid", "warm",
+)  # fmt: skip
+NOUNS = (
+    "acorn", "anchor", "apple", "apron", "arrow", "badger", "banner", "barrel", "basket", "beacon", "bell", "bench",
+    "blanket", "boat", "bottle", "branch", "bread", "brick", "bridge", "broom", "bucket", "butter", "button", "cabin",
+    "candle", "canvas", "carpet", "carrot", "castle", "cellar", "chain", "chair", "cherry", "chimney", "circle", "clock",
+    "cloud", "coat", "coin", "copper", "corner", "cottage", "cotton", "crown", "curtain", "daisy", "desk", "dish", "donkey",
+    "door", "dragon", "drawer", "dress", "drum", "eagle", "engine", "falcon", "farm", "feather", "fence", "fiddle", "field",
+    "finger", "flag", "flame", "flute", "forest", "fork", "fountain", "frame", "garden", "gate", "glass", "glove", "goose",
+    "grape", "guitar", "hammer", "harbor", "hat", "helmet", "herb", "hill", "honey", "horse", "island", "jacket", "jar",
+    "kettle", "key", "kitchen", "kite", "ladder", "lake", "lamp", "lantern", "leaf", "lemon", "letter", "lion", "lock",
+    "map", "marble", "market", "meadow", "melon", "mill", "mirror", "moon", "morning", "mountain", "mouse", "needle", "nest",
+    "oak", "oar", "ocean", "onion", "orchard", "oven", "owl", "paddle", "page", "palace", "paper", "parrot", "path",
+    "pebble", "pencil", "pepper", "piano", "picture", "pigeon", "pillow", "pine", "pipe", "planet", "plate", "pocket",
+    "pond", "potato", "rabbit", "rain", "ribbon", "ring", "river", "road", "robin", "roof", "room", "rope", "rose", "saddle",
+    "sail", "salt", "sand", "scarf", "school", "shadow", "sheep", "shell", "ship", "shirt", "shoe", "shovel", "sky", "smoke",
+    "snow", "soap", "sparrow", "spoon", "spring", "square", "stable", "star", "stone", "storm", "stove", "street", "sugar",
+    "sun", "table", "teapot", "tent", "thread", "thunder", "ticket", "tiger", "tower", "train", "tray", "tree", "trumpet",
+    "tunnel", "valley", "vase", "velvet", "village", "violin", "wagon", "wall", "water", "wheel", "whistle", "willow",
+    "window", "winter", "wolf", "yard",
+)  # fmt: skip
+FILLER = (
+    "The road bends behind the mill and follows the water for a while.",
+    "Someone had left a lamp burning in the upper room.",
+    "On clear days one can see as far as the second ridge.",
+    "The bakery opens before the sun is up.",
+    "A letter takes four days to reach the coast, sometimes five.",
+    "In the afternoon the shutters are closed against the heat.",
+    "Nobody remembers who planted the row of poplars.",
+    "The ferry waits until the last cart is on board.",
+    "Rain is expected towards the evening.",
+    "The clock in the hall has always been a little slow.",
+    "Children were throwing pebbles into the pond.",
+    "The old map shows a bridge where there is none today.",
+    "Most of the houses on this side are painted white.",
+    "It was quiet except for the sound of a saw.",
+    "The market moves to the square in autumn.",
+    "A dog slept in front of the door and did not move.",
+    "They talked about the harvest and about the price of wool.",
+    "The library keeps its oldest books in the cellar.",
+)
