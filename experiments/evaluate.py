@@ -6,6 +6,7 @@
     python -m experiments.evaluate --suite=specbench --limit=2 --rounds=1 --families=edit --methods=prompt_lookup,lookahead
     python -m experiments.evaluate --suite=precision                  what bfloat16 and int8 cost and give, beside float32
     python -m experiments.evaluate --suite=precision --measure=timing      the timing again, the rest from the newest result
+    python -m experiments.evaluate --suite=long_context               what rules cost and give that read or keep less
     python -m experiments.benchmark --render                          write docs/evaluation.md and the figures from the results
 
 Progress goes to stderr, the tables and the path of the result to stdout. Finished parts are kept beside the result: after

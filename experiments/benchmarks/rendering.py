@@ -18,6 +18,7 @@ from experiments.benchmarks.long_context import page as long_context
 from experiments.benchmarks.papers_page import papers_page
 from experiments.benchmarks.tables import environment_table, load, loudness, number, ratio, spread, targets_table
 from experiments.evaluation import figures as evaluation_figures
+from experiments.evaluation import long_context_page as long_context
 from experiments.evaluation import page as evaluation
 from experiments.evaluation import precision_page as precision
 from experiments.record import markdown_table, write_text
@@ -164,10 +165,11 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
     newest = {suite: newest_results(results, suite) for suite in SUITES}
     evaluations = evaluation.newest_results(results / "evaluation")
     precisions = precision.newest_precision_results(results / "evaluation")
+    contexts = long_context.newest_long_context_results(results / "evaluation")
     pages = {
         docs / "benchmarks.md": benchmarks_page(newest),
         docs / "papers.md": papers_page(results / "papers"),
-        docs / "evaluation.md": evaluation.evaluation_page(evaluations, precisions),
+        docs / "evaluation.md": evaluation.evaluation_page(evaluations, precisions, contexts),
     }
     if check:
         stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
@@ -178,6 +180,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
         drawn += [results / "evaluation" / name for document in precisions for name in precision.figure_names(document)]
+        drawn += [results / "evaluation" / name for document in contexts for name in long_context.figure_names(document)]
         stale += [path for path in drawn if not path.is_file()]
         for path in stale:
             what = "is not what the results say" if path.is_file() else "is missing"
@@ -195,6 +198,8 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         evaluation_figures.draw(document, results / "evaluation")
     for document in precisions:
         precision.draw_precision(document, results / "evaluation")
+    for document in contexts:
+        long_context.draw_long_context(document, results / "evaluation")
     for path, text in pages.items():
         write_text(path, text)
         say(console, f"wrote {path}")

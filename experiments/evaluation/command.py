@@ -15,8 +15,10 @@ SMOKE_OUT = PROJECT_ROOT / "out" / "evaluation"
 SUITES = {
     "specbench": "speculative methods on six families of prompts, in the manner of Spec-Bench",
     "precision": "what models in bfloat16 and int8 cost and give, beside float32",
+    "long_context": "rules that read or keep less of a long context, on retrieval tasks and passages",
 }
-FLAGS_OF_ONE_SUITE = {"methods": "specbench", "dtype": "specbench", "peer": "specbench", "measure": "precision"}
+FLAGS_OF_ONE_SUITE = {"methods": "specbench", "dtype": "specbench", "peer": "specbench", "measure": "precision", "tokens": "long_context"}
+NOT_OF_LONG_CONTEXT = ("families", "max_new_tokens", "rounds", "repeats")
 SMOKE = {"limit": 1, "rounds": 1, "max_new_tokens": 8, "repeats": 0}
 """What a smoke run takes where nothing else is asked for."""
 QUICK_COMPILING = "jax_disable_most_optimizations"
@@ -41,10 +43,11 @@ def define_flags() -> flags.FlagValues:
         "parts of 'precision' to measure: quality, timing (default: both); the other is taken from the newest result"
     )
     flags.DEFINE_list("measure", None, about, flag_values=values)
+    integer("tokens", None, "of a prompt of 'long_context', at most (default 1024, smoke 768)", 512)
     integer("max_new_tokens", None, "budget of every prompt (default 64, smoke 8)", 2)
     integer("rounds", None, "how often everything timed is measured (default 2, of 'precision' 5, smoke 1)", 1)
     flags.DEFINE_list("families", None, "families of prompts (default: all)", flag_values=values)
-    integer("limit", None, "prompts per family and domain (default: all, of 'precision' 2, smoke 1)", 1)
+    integer("limit", None, "prompts per family, domain or task (default: all, of 'precision' 2, of 'long_context' 3, smoke 1)", 1)
     integer("repeats", None, "how often a loud round of a prompt is repeated (default 1, smoke 0)", 0)
     flags.DEFINE_float("wait_quiet", 0.0, "seconds to wait for a quiet machine before each round of a prompt", lower_bound=0.0,
                        flag_values=values)  # fmt: skip
@@ -95,16 +98,25 @@ def evaluate(values: flags.FlagValues, console: Console) -> int:
     for name, suite in FLAGS_OF_ONE_SUITE.items():
         if values[name].present and values.suite != suite:
             raise ValueError(f"--{name} is a flag of --suite={suite}, got it with --suite={values.suite}")
+    if values.suite == "long_context":
+        for name in NOT_OF_LONG_CONTEXT:
+            if values[name].present:
+                raise ValueError(f"--{name} is no flag of --suite=long_context")
     import jax
 
     from experiments.benchmarks.worker_process import WorkerError
-    from experiments.evaluation import page, precision, precision_page, specbench
+    from experiments.evaluation import long_context, long_context_page, page, precision, precision_page, specbench
     from experiments.papers import progress
 
-    options = options_of(values) if values.suite == "specbench" else precision_options_of(values)
+    suites = {
+        "specbench": (specbench, options_of),
+        "precision": (precision, precision_options_of),
+        "long_context": (long_context, long_context_options_of),
+    }
+    suite, read = suites[values.suite]
+    options = read(values)
     options.out.mkdir(parents=True, exist_ok=True)  # what cannot be written to is found out now
     before = jax.config.values[QUICK_COMPILING]
-    suite = specbench if values.suite == "specbench" else precision
     try:
         jax.config.update(QUICK_COMPILING, before or options.smoke)
         with progress.on_stderr() as shown:
@@ -116,8 +128,10 @@ def evaluate(values: flags.FlagValues, console: Console) -> int:
         jax.config.update(QUICK_COMPILING, before)
     if values.suite == "specbench":
         print(page.section(page.read_result(path), with_figures=False))
-    else:
+    elif values.suite == "precision":
         print(precision_page.precision_section(precision_page.read_precision(path), with_figures=False))
+    else:
+        print(long_context_page.long_context_section(long_context_page.read_long_context(path), with_figures=False))
     print(path)
     return 0
 
@@ -154,8 +168,33 @@ def precision_options_of(values: flags.FlagValues) -> Any:
     return PrecisionOptions(measure=measure, **common_options(values, PrecisionOptions))
 
 
+def long_context_options_of(values: flags.FlagValues) -> Any:
+    """Options of the suite ``long_context``."""
+    import jaxdec
+    from experiments.evaluation.long_context import SMOKE_TOKENS, LongContextOptions
+
+    jaxdec.enable_compilation_cache()
+    defaults = {field.name: field.default for field in dataclasses.fields(LongContextOptions)}
+    smoke = {"tokens": SMOKE_TOKENS, "limit": SMOKE["limit"]} if values.smoke else {}
+    chosen = {name: {**defaults, **smoke}[name] if values[name].value is None else values[name].value
+              for name in ("tokens", "limit")}  # fmt: skip
+    return LongContextOptions(
+        out=folder_of(values),
+        model="smoke" if values.smoke else values.model,
+        wait_quiet=values.wait_quiet,
+        seed=values.seed,
+        smoke=values.smoke,
+        **chosen,
+    )
+
+
+def folder_of(values: flags.FlagValues) -> Path:
+    """Where the result goes."""
+    return Path(values.out).expanduser() if values.out else SMOKE_OUT if values.smoke else OUT
+
+
 def common_options(values: flags.FlagValues, options: type) -> dict[str, Any]:
-    """What both suites have.
+    """What these two suites have.
 
     Args:
       values: the flags.
@@ -174,7 +213,7 @@ def common_options(values: flags.FlagValues, options: type) -> dict[str, Any]:
     families = tuple(values.families or ())
     choose(read_questions(FAMILY_PROMPTS, "family"), families, given["limit"])
     return {
-        "out": Path(values.out).expanduser() if values.out else SMOKE_OUT if values.smoke else OUT,
+        "out": folder_of(values),
         "families": families,
         "model": "smoke" if values.smoke else values.model,
         "wait_quiet": values.wait_quiet,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.evaluation import figures, precision_page
+from experiments.evaluation import figures, long_context_page, precision_page
 from experiments.evaluation.prompts import COPY_HEAVY
 from experiments.evaluation.summary import ALL
 from experiments.record import markdown_table
@@ -125,10 +125,15 @@ def newest_results(folder: Path) -> list[dict[str, Any]]:
     return [newest[key] for key in sorted(newest)]
 
 
-def evaluation_page(documents: Sequence[Mapping[str, Any]], precision: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The whole page: results of ``specbench``, then those of ``precision``."""
-    speculative = ENVIRONMENT.from_string(PAGE).render(documents=documents, section=section).rstrip()
-    return f"{speculative}\n\n{precision_page.chapter(precision).rstrip()}\n"
+def evaluation_page(
+    documents: Sequence[Mapping[str, Any]],
+    precision: Sequence[Mapping[str, Any]] = (),
+    long_context: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The whole page: results of ``specbench``, then those of ``precision`` and ``long_context``."""
+    speculative = ENVIRONMENT.from_string(PAGE).render(documents=documents, section=section)
+    chapters = (speculative, precision_page.chapter(precision), long_context_page.chapter(long_context))
+    return "\n\n".join(chapter.rstrip() for chapter in chapters) + "\n"
 
 
 def section(d: Mapping[str, Any], with_figures: bool = True) -> str:

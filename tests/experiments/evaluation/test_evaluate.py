@@ -35,7 +35,8 @@ def test_list_and_help(run):
     assert run("--suite=list")[:2] == (
         0,
         "specbench: speculative methods on six families of prompts, in the manner of Spec-Bench\n"
-        "precision: what models in bfloat16 and int8 cost and give, beside float32\n",
+        "precision: what models in bfloat16 and int8 cost and give, beside float32\n"
+        "long_context: rules that read or keep less of a long context, on retrieval tasks and passages\n",
     )
     status, out, _ = run("--help")
     assert status == 0
@@ -46,7 +47,7 @@ def test_list_and_help(run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--suite must be one of specbench, precision, or list; none was given"),
+        ([], "--suite must be one of specbench, precision, long_context, or list; none was given"),
         (["--suite=mt_bench"], "got 'mt_bench'"),
         (["--suite=specbench", "--methods=greedy,medusa"], "got 'medusa'"),
         (["--suite=specbench", "--families=poems"], "--families must be some of chat, code"),
