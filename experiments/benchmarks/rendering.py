@@ -180,7 +180,9 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
         drawn += [results / "evaluation" / name for document in precisions for name in precision.figure_names(document)]
-        drawn += [results / "evaluation" / name for document in contexts for name in long_context.figure_names(document)]
+        drawn += [
+            results / "evaluation" / name for document in contexts for name in long_context.figure_names(document)
+        ]
         stale += [path for path in drawn if not path.is_file()]
         for path in stale:
             what = "is not what the results say" if path.is_file() else "is missing"

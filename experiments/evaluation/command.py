@@ -17,7 +17,13 @@ SUITES = {
     "precision": "what models in bfloat16 and int8 cost and give, beside float32",
     "long_context": "rules that read or keep less of a long context, on retrieval tasks and passages",
 }
-FLAGS_OF_ONE_SUITE = {"methods": "specbench", "dtype": "specbench", "peer": "specbench", "measure": "precision", "tokens": "long_context"}
+FLAGS_OF_ONE_SUITE = {
+    "methods": "specbench",
+    "dtype": "specbench",
+    "peer": "specbench",
+    "measure": "precision",
+    "tokens": "long_context",
+}
 NOT_OF_LONG_CONTEXT = ("families", "max_new_tokens", "rounds", "repeats")
 SMOKE = {"limit": 1, "rounds": 1, "max_new_tokens": 8, "repeats": 0}
 """What a smoke run takes where nothing else is asked for."""
@@ -47,7 +53,12 @@ def define_flags() -> flags.FlagValues:
     integer("max_new_tokens", None, "budget of every prompt (default 64, smoke 8)", 2)
     integer("rounds", None, "how often everything timed is measured (default 2, of 'precision' 5, smoke 1)", 1)
     flags.DEFINE_list("families", None, "families of prompts (default: all)", flag_values=values)
-    integer("limit", None, "prompts per family, domain or task (default: all, of 'precision' 2, of 'long_context' 3, smoke 1)", 1)
+    integer(
+        "limit",
+        None,
+        "prompts per family, domain or task (default: all, of 'precision' 2, of 'long_context' 3, smoke 1)",
+        1,
+    )
     integer("repeats", None, "how often a loud round of a prompt is repeated (default 1, smoke 0)", 0)
     flags.DEFINE_float("wait_quiet", 0.0, "seconds to wait for a quiet machine before each round of a prompt", lower_bound=0.0,
                        flag_values=values)  # fmt: skip
@@ -174,17 +185,15 @@ def long_context_options_of(values: flags.FlagValues) -> Any:
     from experiments.evaluation.long_context import SMOKE_TOKENS, LongContextOptions
 
     jaxdec.enable_compilation_cache()
-    defaults = {field.name: field.default for field in dataclasses.fields(LongContextOptions)}
-    smoke = {"tokens": SMOKE_TOKENS, "limit": SMOKE["limit"]} if values.smoke else {}
-    chosen = {name: {**defaults, **smoke}[name] if values[name].value is None else values[name].value
-              for name in ("tokens", "limit")}  # fmt: skip
+    smoke: dict[str, Any] = {"tokens": SMOKE_TOKENS, "limit": SMOKE["limit"]} if values.smoke else {}
+    given: dict[str, Any] = {name: values[name].value for name in ("tokens", "limit") if values[name].value is not None}
     return LongContextOptions(
         out=folder_of(values),
         model="smoke" if values.smoke else values.model,
         wait_quiet=values.wait_quiet,
         seed=values.seed,
         smoke=values.smoke,
-        **chosen,
+        **(smoke | given),
     )
 
 

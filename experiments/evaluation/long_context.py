@@ -1,7 +1,8 @@
 """Suite ``long_context``: rules that read or keep less of a long context, all in one table.
 
-Prompts of :mod:`jaxdec.evaluation.long_context` in natural text, and passages that go on. Every rule takes its turn on each prompt
-before the next prompt begins, in this one process. Finished prompts are kept in a folder beside the result until that is written.
+Prompts of :mod:`jaxdec.evaluation.long_context` in natural text, and passages that go on. Every rule takes its turn on each
+prompt before the next prompt begins, in this one process. Finished prompts are kept in a folder beside the result until that
+is written.
 """
 
 import contextlib
@@ -111,9 +112,7 @@ def run(options: LongContextOptions, console: Console, show: Progress) -> Path:
         "tokens": options.tokens,
         "seed": options.seed,
         "rules": [dataclasses.asdict(row) for row in rows],
-        "prompts": {
-            task: sum(one.task == task for one in asked) for task in dict.fromkeys(one.task for one in asked)
-        },
+        "prompts": {task: sum(one.task == task for one in asked) for task in dict.fromkeys(one.task for one in asked)},
         "chance": {
             task: float(np.mean([1 / len(one.ways) for one in asked if one.task == task]))
             for task in dict.fromkeys(one.task for one in asked)
@@ -172,9 +171,7 @@ def questions(lm: LoadedModel, options: LongContextOptions) -> list[Question]:
         if options.smoke:
             settings = {**settings, "num_queries": 1, "distractors": 2} if task == "needle" else {"num_chains": 2}
         for number in range(limit):
-            sample = LONG_CONTEXT_TASKS[task](
-                options.tokens - template, options.seed + number, count=count, **settings
-            )
+            sample = LONG_CONTEXT_TASKS[task](options.tokens - template, options.seed + number, count=count, **settings)
             found.append(Question(f"{task}_{number}", task, encode(sample.prompt), ways_on(lm, sample)))
     text = lm.tokenizer.encode("\n\n".join(source_texts().values()), add_bos=False)
     length = options.tokens + PASSAGE_TOKENS

@@ -149,7 +149,9 @@ def draw_long_context(d: Mapping[str, Any], folder: Path):
         dense = d["rows"][0]
         for number, row in enumerate(d["rows"]):
             colour = {"color": f"C{number % 10}", "marker": "os"[number // 10 % 2], "s": 14}
-            axes[0].scatter(row["cache_bytes"] / dense["cache_bytes"], row["answer_surprisal"], label=row["rule"], **colour)
+            axes[0].scatter(
+                row["cache_bytes"] / dense["cache_bytes"], row["answer_surprisal"], label=row["rule"], **colour
+            )
             skipped = max(row["prefill_sparsity"], row["decode_sparsity"])
             axes[1].scatter(skipped, row["answer_surprisal"], **colour)
         axes[0].set(xlabel="bytes of the cache / dense", ylabel="surprisal of the answer, nats")

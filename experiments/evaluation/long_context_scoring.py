@@ -1,7 +1,7 @@
 """One prompt under one rule: what it takes, and how likely the right continuation is among others.
 
-The prompt is fed by the rule; what is scored comes behind it, in one pass that reads the cache that the rule has left, and is not
-kept. So rules of all kinds are judged by the same tokens, whether they skip work on the prompt or memory behind it.
+The prompt is fed by the rule; what is scored comes behind it, in one pass that reads the cache that the rule has left, and is
+not kept. So rules of all kinds are judged by the same tokens, whether they skip work on the prompt or memory behind it.
 """
 
 import functools
@@ -49,7 +49,7 @@ def prepared(tokens: Sequence[int], row: Row, width: int) -> Prompt:
 
 @jax.jit
 def fed(model: LanguageModel, prompt: Prompt) -> tuple[Float[Array, "1 V"], Any, Float[Array, ""], Float[Array, ""]]:
-    """Feed a prompt. Returns logits, cache, and the shares of the prompt left out: of cells in prefill, of tokens in decoding."""
+    """Feed a prompt. Returns logits, cache, and shares left out: of the prompt's cells, and of its tokens by steps."""
     skipped = unread = jnp.float32(0)
     if prompt.rules is None:
         logits, cache = feed_prompt(model, prompt)

@@ -42,9 +42,7 @@ def summarise(
             return one["by_rule"][rule][field]
 
         def ratio(field: str, rule: str = rule) -> float:
-            return statistics.median(
-                one["by_rule"][rule][field] / one["by_rule"][reference][field] for one in measured
-            )
+            return statistics.median(one["by_rule"][rule][field] / one["by_rule"][reference][field] for one in measured)
 
         hits = {task: [right(of(one, "log_probs")) for one in asked if one["task"] == task] for task in tasks}
         everything = [float(hit) for task in tasks for hit in hits[task]]
