@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdec.attention.sparse.actqkv import ActQKV
 from jaxdec.attention.sparse.ada_snapkv import AdaSnapKV
 from jaxdec.attention.sparse.block_sparse import BlockSparse
 from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
@@ -25,6 +26,7 @@ ATTENTION_RULES: Mapping[str, Any] = {
     "flex_prefill": FlexPrefill,
     "zipvl": ZipVL,
     "quest": Quest,
+    "actqkv": ActQKV,
     "video_xl2": ChunkedPrefill,
 }
 """What ``attention`` may be; the values are classes, whose fields are the options."""
@@ -36,7 +38,7 @@ KV_CACHE_RULES: Mapping[str, Any] = {
     "zipvl": ZipVLCache,
 }
 """What ``kv_cache`` may be."""
-READERS = {int: int, float: float, bool: lambda text: {"true": True, "false": False}[text.lower()]}
+READERS = {int: int, float: float, str: str, bool: lambda text: {"true": True, "false": False}[text.lower()]}
 
 
 def attention_rule(asked: Any) -> Any:

@@ -13,6 +13,7 @@ from jaxdec.attention.sparse.quest import Quest
 from jaxdec.cache import ContiguousCache
 from jaxdec.cache.evicted import EvictedCache
 from jaxdec.cache.quantized import QuantizedCache
+from jaxdec.cache.retrieval import RetrievalCache
 from jaxdec.cache.sparse_prompt import mean_sparsity
 from jaxdec.cache.summarised import SummarisedCache
 from jaxdec.context_rules import attention_rule, kv_cache_rule, with_rules
@@ -37,6 +38,7 @@ EVERYTHING = {
     ),
     "zipvl": ({"attention": "zipvl:threshold=1.0,last_probes=96,random_probes=0"}, ContiguousCache),
     "quest": ({"attention": "quest:budget=128,page_size=8"}, SummarisedCache),
+    "actqkv": ({"attention": "actqkv:block_size=4,sinks=4,local=16,window=16,top_blocks=32,warmup=16"}, RetrievalCache),
     "snapkv": ({"kv_cache": "snapkv:capacity=160,window=8"}, EvictedCache),
     "ada_snapkv": ({"kv_cache": "ada_snapkv:capacity=160,window=8"}, EvictedCache),
     "block_sparse+snapkv": (
@@ -98,7 +100,7 @@ def test_methods_decode_by_rules(model, name, method):
         np.testing.assert_allclose(decoded.log_prob, dense.log_prob, rtol=0.3)
 
 
-@pytest.mark.parametrize("name", NEAR)
+@pytest.mark.parametrize("name", [pytest.param("quantized", marks=pytest.mark.slow), "zipvl cache"])
 def test_fewer_bits_say_nearly_the_same(model, plain, name):
     rules, layout = NEAR[name]
     prompt = with_rules(batch(), **rules)
@@ -179,6 +181,7 @@ def test_rules_that_there_are_not_are_refused(read, asked, message):
     ("rules", "message"),
     [
         ({"attention": "quest:budget=16", "kv_cache": "quantized"}, "kv_cache must be full where attention is quest"),
+        ({"attention": "actqkv", "kv_cache": "quantized"}, "kv_cache must be full where attention is actqkv"),
         ({"attention": "quest:budget=24,page_size=12"}, "page_size must divide 128, got 12"),
         ({"attention": "vertical_slash:vertical=80,slash=80"}, "window"),
         ({"kv_cache": "snapkv:capacity=160"}, "must have more tokens than window, 256; got 96"),

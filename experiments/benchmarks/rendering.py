@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments.benchmarks import figures
 from experiments.benchmarks.kernels import figures as kernel_figures
 from experiments.benchmarks.kernels.page import kernels_section
-from experiments.benchmarks.long_context import page as long_context
+from experiments.benchmarks.long_context import page as rule_times
 from experiments.benchmarks.papers_page import papers_page
 from experiments.benchmarks.tables import environment_table, load, loudness, number, ratio, spread, targets_table
 from experiments.evaluation import figures as evaluation_figures
@@ -175,7 +175,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
         drawn = [results / name for document in newest["cpu_decode"] for name in figures.names(document)]
         drawn += [results / name for document in newest["kernels"] for name in kernel_figures.names(document)]
-        drawn += [results / name for document in newest["long_context"] for name in long_context.names(document)]
+        drawn += [results / name for document in newest["long_context"] for name in rule_times.names(document)]
         drawn += [
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
@@ -195,7 +195,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
     for document in newest["kernels"]:
         kernel_figures.draw(document, results)
     for document in newest["long_context"]:
-        long_context.draw(document, results)
+        rule_times.draw(document, results)
     for document in evaluations:
         evaluation_figures.draw(document, results / "evaluation")
     for document in precisions:
@@ -234,7 +234,7 @@ def newest_results(results: Path, suite: str) -> list[dict[str, Any]]:
 def benchmarks_page(newest: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The whole page."""
     sections: dict[str, Callable[..., str]] = {"cpu_section": cpu_section, "gpu_section": gpu_section}
-    sections |= {"kernels_section": kernels_section, "long_context_section": long_context.long_context_section}
+    sections |= {"kernels_section": kernels_section, "long_context_section": rule_times.long_context_section}
     return ENVIRONMENT.from_string(PAGE).render(**newest, **sections).rstrip() + "\n"
 
 
@@ -242,7 +242,7 @@ def show(path: Path, console: Console):
     """Print a result as the page would show it."""
     document = {**json.loads(path.read_text(encoding="utf-8")), "stem": path.stem}
     sections = {"gpu_decode": gpu_section, "kernels": lambda d: kernels_section(d, with_figures=False)}
-    sections["long_context"] = lambda d: long_context.long_context_section(d, with_figures=False)
+    sections["long_context"] = lambda d: rule_times.long_context_section(d, with_figures=False)
     sections["cpu_decode"] = lambda d: cpu_section(d, with_figures=False)
     say(console, sections[document["suite"]](document))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdec.cache import Cache
+from jaxdec.cache.retrieval import RetrievalCache
 from jaxdec.language_model import LanguageModel
 from jaxdec.typing import Array, Float, Int
 
@@ -49,6 +50,7 @@ def append_tokens(
         last_logits, cache = carry
         start = index * chunk
         new = jax.lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1)
+        cache = _expecting(cache, jnp.clip(length - start, 0, chunk))
         last = length - 1 - start  # index of the row's last token in this chunk
         logits, _, cache = model(new, base + start + within, cache, logits_at=jnp.clip(last, 0, chunk - 1)[:, None])
         here = (last >= 0) & (last < chunk)
@@ -56,7 +58,12 @@ def append_tokens(
         return last_logits, cache.commit(None, jnp.clip(length - start, 0, chunk))
 
     if num_chunks == 1:
-        output = model(tokens, base + within, cache, logits_at=jnp.maximum(length - 1, 0)[:, None])
+        output = model(tokens, base + within, _expecting(cache, length), logits_at=jnp.maximum(length - 1, 0)[:, None])
         return output.logits[:, 0], cast(AnyCache, output.cache.commit(None, length))
     logits_type = jax.eval_shape(lambda: model(tokens[:, :1], tokens[:, :1], cache).logits).dtype
     return jax.lax.fori_loop(0, num_chunks, feed, (jnp.zeros((batch, model.vocab_size), logits_type), cache))
+
+
+def _expecting(cache: AnyCache, count: Int[Array, "B"]) -> AnyCache:
+    """Tell a cache that asks with all new tokens together which of them are padding."""
+    return cast(AnyCache, cache.expect(count)) if isinstance(cache, RetrievalCache) else cache

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxdec.attention.dense import KEY_BLOCK
+from jaxdec.attention.sparse.actqkv import ActQKV
 from jaxdec.attention.sparse.kv_quantization import Quantized
 from jaxdec.attention.sparse.quest import Quest
 from jaxdec.attention.sparse.selection import PrefillRule
@@ -16,8 +17,8 @@ class ContextRules:
     """A rule of attention, a rule of the cache, or both. Static under ``jit``.
 
     Attributes:
-      attention: what is read: of prompts by a :class:`PrefillRule` or :class:`ZipVL`, while decoding by :class:`Quest`; None
-        for everything.
+      attention: what is read: of prompts by a :class:`PrefillRule` or :class:`ZipVL`, while decoding by :class:`Quest`, of both
+        by :class:`ActQKV`; None for everything.
       kv_cache: what is kept of prompts, by :class:`SnapKV` (or Ada-SnapKV), or in which precision, by :class:`Quantized` or
         :class:`ZipVLCache`; None for everything as it is.
       capacity: the prompt's when rules were given. What a method adds to that is room for drafts.
@@ -30,14 +31,15 @@ class ContextRules:
     new_tokens: int
 
     def __post_init__(self):
-        if self.attention is not None and not isinstance(self.attention, PrefillRule | Quest | ZipVL):
+        if self.attention is not None and not isinstance(self.attention, PrefillRule | Quest | ZipVL | ActQKV):
             raise ValueError(f"attention must be a rule of attention, got {self.attention!r}")
         if isinstance(self.attention, ZipVLCache) or not isinstance(
             self.kv_cache, SnapKV | Quantized | ZipVLCache | None
         ):
             raise ValueError(f"kv_cache must be a rule of the cache, got {self.kv_cache!r}")
-        if isinstance(self.attention, Quest) and self.kv_cache is not None:
-            raise ValueError(f"kv_cache must be full where attention is quest, which keeps all; got {self.kv_cache!r}")
+        if isinstance(self.attention, Quest | ActQKV) and self.kv_cache is not None:
+            name = type(self.attention).__name__.lower()
+            raise ValueError(f"kv_cache must be full where attention is {name}, which keeps all; got {self.kv_cache!r}")
         if isinstance(self.attention, Quest) and KEY_BLOCK % self.attention.page_size:
             raise ValueError(f"page_size must divide {KEY_BLOCK}, got {self.attention.page_size}")
 

@@ -1,12 +1,16 @@
 """Feed prompts by rules that read or keep less of them, and hand over the cache that decoding goes on with.
 
-rule                                   prompts go into                        decoding goes on with
-block-sparse, vertical-slash, ...      a SparsePromptCache, in one pass       its contiguous cache
-ZipVL (attention)                      the same                               the same
-Quest                                  a contiguous cache, in chunks          a SummarisedCache
-SnapKV, Ada-SnapKV                     any of these, with queries noted       an EvictedCache
-8, 4 or 2 bits                         any of these                           a QuantizedCache
-ZipVL (cache)                          any of these, with queries noted       a QuantizedCache of two precisions
+=================================  ================================  ================================
+rule                               prompts go into                   decoding goes on with
+=================================  ================================  ================================
+block-sparse, vertical-slash, ...  a SparsePromptCache, in one pass  its contiguous cache
+ZipVL (attention)                  the same                          the same
+Quest                              a contiguous cache, in chunks     a SummarisedCache
+ActQKV                             a RetrievalCache, in windows      the same
+SnapKV, Ada-SnapKV                 those above, queries noted        an EvictedCache
+8, 4 or 2 bits                     those above                       a QuantizedCache
+ZipVL (cache)                      those above, queries noted        a QuantizedCache, two precisions
+=================================  ================================  ================================
 """
 
 import math
@@ -15,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdec.attention.sparse.actqkv import ActQKV
 from jaxdec.attention.sparse.kv_quantization import Quantized
 from jaxdec.attention.sparse.quest import Quest
 from jaxdec.attention.sparse.selection import PrefillRule
@@ -24,6 +29,7 @@ from jaxdec.cache import Cache, ContiguousCache
 from jaxdec.cache.evicted import EvictedCache
 from jaxdec.cache.observed import ObservedCache
 from jaxdec.cache.quantized import QuantizedCache
+from jaxdec.cache.retrieval import RetrievalCache
 from jaxdec.cache.sparse_prompt import SparsePromptCache
 from jaxdec.cache.summarised import SummarisedCache
 from jaxdec.decoding.chunks import append_tokens, padded_width
@@ -64,7 +70,7 @@ def feed_only(model: LanguageModel, prompt: Any) -> tuple[Float[Array, "B V"], C
     batch, num_tokens = prompt.tokens.shape
     rules.check_tokens(num_tokens)
     whole = isinstance(attention, PrefillRule | ZipVL)
-    chunk = num_tokens if whole else None
+    chunk = num_tokens if whole else attention.window if isinstance(attention, ActQKV) else None
     room = padded_width(num_tokens, chunk)
     kept_apart = rules.kv_cache is not None  # what follows goes elsewhere
     empty = model.init_cache(batch, room if kept_apart else max(prompt.capacity, room))
@@ -74,6 +80,8 @@ def feed_only(model: LanguageModel, prompt: Any) -> tuple[Float[Array, "B V"], C
     cache: Any = empty
     if whole:
         cache = SparsePromptCache(empty, prompt.length, probe_keys(prompt), attention)
+    if isinstance(attention, ActQKV):
+        cache = retrieval_cache(model, attention, empty, prompt)
     positions = observed_positions(rules, prompt)
     if positions is not None:
         cache = ObservedCache.of(cache, positions, num_layers)
@@ -86,6 +94,32 @@ def feed_only(model: LanguageModel, prompt: Any) -> tuple[Float[Array, "B V"], C
             noted = jax.eval_shape(first, prompt.tokens[:, :1])
             cache = cache.replace(queries=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), noted))
     return append_tokens(model, cache, prompt.tokens, prompt.length, chunk)
+
+
+def retrieval_cache(model: LanguageModel, rule: ActQKV, like: ContiguousCache, prompt: Any) -> RetrievalCache:
+    """An empty layout for ActQKV, with as much room as a contiguous one.
+
+    Raises:
+      ValueError: a model that does not say how it rotates, draft trees larger than a window.
+    """
+    module: Any = model.module
+    if not hasattr(module, "rotation"):
+        raise ValueError(f"attention 'actqkv' turns keys back, and {type(module).__name__} does not say how it rotates")
+    largest = 1 + prompt.capacity - prompt.rules.capacity
+    if largest > rule.window:
+        raise ValueError(f"window must be at least {largest}, root and draft tree; got {rule.window}")
+    batch, num_kv_heads, capacity, head_dim = like.keys[0].shape
+    return RetrievalCache.create(
+        num_layers=len(like.keys),
+        batch_size=batch,
+        capacity=capacity,
+        num_kv_heads=num_kv_heads,
+        num_heads=module.num_heads,
+        head_dim=head_dim,
+        dtype=like.keys[0].dtype,
+        rule=rule,
+        rotation=module.rotation,
+    )
 
 
 def probe_keys(prompt: Any) -> Any:
@@ -110,6 +144,8 @@ def settle(fed: Any, prompt: Any) -> Cache:
     drafts = prompt.capacity - rules.capacity
     if isinstance(fed, ObservedCache):
         queries, fed = fed.queries, fed.inner
+    if isinstance(fed, RetrievalCache):
+        return fed
     whole: ContiguousCache = fed.inner if isinstance(fed, SparsePromptCache) else fed
     rule, length = rules.kv_cache, whole.length
     sides = [(seen, keys.swapaxes(1, 2)) for seen, keys in zip(queries, whole.keys)]

@@ -22,7 +22,7 @@ from jaxdec.language_model import LanguageModel
 from jaxdec.models.config import DecoderConfig
 from jaxdec.models.int8 import Int8Matrix, quantize
 from jaxdec.models.linear import linear
-from jaxdec.models.rope import rotate, rotation
+from jaxdec.models.rope import Rotation, rotate, rotation
 from jaxdec.typing import Array, Bool, Float, Int, Key
 
 
@@ -155,6 +155,16 @@ class Transformer(nn.Module):
     def max_positions(self) -> int:
         """Longest context in tokens."""
         return self.config.max_position_embeddings
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads."""
+        return self.config.num_heads
+
+    @property
+    def rotation(self) -> Rotation:
+        """How queries and keys are rotated, for cache layouts that turn them back."""
+        return Rotation(self.config)
 
     def init_cache(self, batch_size: int, capacity: int) -> ContiguousCache:
         """Return an empty contiguous cache in ``dtype``."""

@@ -63,7 +63,7 @@ def needed_compression(large: ModelShape, small: ModelShape, length: int, conven
 
 
 def crossover(large: str, small: str, compression: float, convention: Any = "causal") -> int | None:
-    """The shortest power of two from 1K to 1M at which a large Qwen2.5 at a compression costs no more than a small dense one."""
+    """The shortest power of two from 1K to 1M at which a large Qwen2.5, compressed, costs no more than a small dense one."""
     for power in range(10, 21):
         needed = needed_compression(QWEN25[large], QWEN25[small], 1 << power, convention)
         if needed is not None and needed <= compression:

@@ -77,10 +77,9 @@ def prompt_mask(
 
     def of_head(index):
         column, slash = last_query_scores(q[:, index], k[:, index // (num_heads // k.shape[1])], length, rule.window)
-        if isinstance(rule, FlexPrefill):
-            sizes = rule.budget(column), rule.budget(slash)
-        else:
-            sizes = rule.vertical, rule.slash
+        sizes = (
+            (rule.budget(column), rule.budget(slash)) if isinstance(rule, FlexPrefill) else (rule.vertical, rule.slash)
+        )
         columns = top(column, length, rule.sinks, sizes[0], num_tokens)
         slashes = top(slash, length, rule.local, sizes[1], num_tokens)
         return (columns | slashes[distance]) & used
