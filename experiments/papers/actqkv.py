@@ -106,9 +106,10 @@ def notes(results: Results) -> list[str]:
     rule = results.rule
     return [
         "The paper's tables were not at hand: claims are those of its abstract and of its code, and no number of it is quoted.",
-        "Recall is a mean over all layers, most of which have no reason to look for the fact; beside it stands the share of "
-        "dense attention (from the question's tokens, to all blocks) that lies in the blocks asked for, with that of the best "
-        "choice there is.",
+        "Recall is a mean over all layers, most of which have no reason to look for the fact; beside it stand the same with "
+        "layers weighted by their attention to the fact, and the share of dense attention (from the question's tokens, to all "
+        "blocks) that lies in the blocks asked for, with that of the best choice there is. 'Question alone' is the mean query "
+        "of the question's tokens, known beforehand: no method, but what weights could come to at best.",
         f"A question is 8 or 9 of {rule.window} tokens. In the middle of its window it is followed by filler; at its end, the "
         "newest token is the question's last, and a probe of the newest token alone is hard to beat.",
         "Keys keep their positions here, so that reading all blocks is dense attention; in the authors' code what was "

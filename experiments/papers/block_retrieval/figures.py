@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from experiments.papers.block_retrieval.recorded import QUESTION
 from experiments.papers.block_retrieval.results import Results
 from experiments.papers.block_retrieval.texts import PLACES
 from experiments.papers.speculative.figures import draw
@@ -28,7 +29,7 @@ def recall(axes: Any, results: Results) -> None:
     """A panel per place."""
     budgets = list(results.budgets)
     for ax, place in zip(axes, PLACES):
-        for probe in PROBES:
+        for probe in (*PROBES, QUESTION):
             ax.plot(budgets, [results.found(place, probe, k).mean() for k in budgets], marker="o", ms=3, label=probe)
         ax.plot(budgets, [results.by_chance(k) for k in budgets], ls="--", color="0.6")
         ax.set(xlabel="blocks", title=f"question in the {place}" if place == "middle" else f"question at the {place}")
@@ -40,7 +41,7 @@ def attention(axes: Any, results: Results) -> None:
     """A panel per place."""
     budgets = list(results.budgets)
     for ax, place in zip(axes, PLACES):
-        for probe in PROBES:
+        for probe in (*PROBES, QUESTION):
             ax.plot(budgets, [results.covered(place, probe, k).mean() for k in budgets], marker="o", ms=3, label=probe)
         best = [results.covered(place, "attention itself", k).mean() for k in budgets]
         ax.plot(budgets, best, ls="--", color="0.6")

@@ -39,7 +39,7 @@ def recall_part(
     questions = []
     for place in PLACES:
         for fact, scores in enumerate(asked.questions[place]):
-            queries = recording.asked[place][fact][:, text.asked_at(place, fact)]
+            queries = recording.asked[place][fact][:, recording.spans[place][fact]]
             shares = block_attention(rule, queries, recording.keys)
             gold = (text.facts[fact] - rule.sinks) // rule.block_size
             questions.append({"place": place, **ranked(scores, shares, gold, budgets)})

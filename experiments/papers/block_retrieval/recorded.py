@@ -21,6 +21,9 @@ from jaxdec.language_model import LanguageModel
 from jaxdec.models.rope import Rotation
 from jaxdec.typing import Array, Bool, Float, Int
 
+QUESTION = "question alone"
+"""The probe of somebody who knows which tokens are the question: no method, but what weights could come to."""
+
 
 class Recorder(struct.PyTreeNode):
     """A contiguous cache that keeps the queries of the pass that is going on, and reads everything."""
@@ -76,11 +79,13 @@ class Recording:
       queries: of the text, ``[windows, L, W, H, E]``; what is left over at its end is dropped.
       keys: of the text, ``[L, T, G, E]``.
       asked: by place and fact, queries of the windows that ask, ``[L, W, H, E]``.
+      spans: by place and fact, where in its window the question is.
     """
 
     queries: np.ndarray
     keys: np.ndarray
     asked: Mapping[str, list[np.ndarray]]
+    spans: Mapping[str, list[slice]]
 
 
 @jax.jit
@@ -107,13 +112,19 @@ def record(model: LanguageModel, text: Haystack, window: int) -> Recording:
         for place in PLACES
     }
     keys = np.stack([np.asarray(side[0, :, :fed]).swapaxes(0, 1) for side in cache.held.keys])
-    return Recording(np.stack(queries), keys, asked)
+    spans = {place: [text.asked_at(place, fact) for fact in range(len(text.facts))] for place in PLACES}
+    return Recording(np.stack(queries), keys, asked, spans)
 
 
 @jax.jit
 def _scores(cache: RetrievalCache, queries: Float[Array, "L T H E"]) -> dict[str, Float[Array, "L N"]]:
     rules = {probe: dataclasses.replace(cache.rule, probe=probe) for probe in PROBES}
     return {probe: cache.replace(rule=rule).scores(0, queries) for probe, rule in rules.items()}
+
+
+@jax.jit
+def _scores_of_mean(cache: RetrievalCache, queries: Float[Array, "L T H E"]) -> Float[Array, "L N"]:
+    return cache.scores(0, queries)
 
 
 @jax.jit
@@ -124,7 +135,7 @@ def _step(cache: RetrievalCache, queries: Float[Array, "L T H E"], keys: Float[A
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """Scores by probe, ``[L, n]`` each.
+    """Scores by probe, ``[L, n]`` each; of questions also :data:`QUESTION`, the mean query of a question's tokens alone.
 
     Attributes:
       before: of the windows of the text that had two blocks or more.
@@ -151,9 +162,13 @@ def replay(rule: ActQKV, recording: Recording, rotation: Rotation) -> Asked:
         rotation=rotation,
     )
 
-    def scores(queries):
+    def scores(queries, span=None):
         n = int(rule.num_blocks(cache.length)[0])
-        return {probe: np.asarray(found)[:, :n] for probe, found in _scores(cache, jnp.asarray(queries)).items()}
+        found = _scores(cache, jnp.asarray(queries))
+        if span is not None:  # as if the window began with the question: what is asked for at one distance less
+            mean = dataclasses.replace(rule, probe="mean", distance=rule.local - span.start)
+            found[QUESTION] = _scores_of_mean(cache.replace(rule=mean), jnp.asarray(queries[:, span]))
+        return {probe: np.asarray(side)[:, :n] for probe, side in found.items()}
 
     before = []
     for number, queries in enumerate(recording.queries):
@@ -161,7 +176,8 @@ def replay(rule: ActQKV, recording: Recording, rotation: Rotation) -> Asked:
             before.append(scores(queries))
         keys = recording.keys[:, number * window : (number + 1) * window]
         cache = _step(cache, jnp.asarray(queries), jnp.asarray(keys))
-    return Asked(before, {place: [scores(queries) for queries in asked] for place, asked in recording.asked.items()})
+    pairs = {place: zip(asked, recording.spans[place], strict=True) for place, asked in recording.asked.items()}
+    return Asked(before, {place: [scores(*pair) for pair in asked] for place, asked in pairs.items()})
 
 
 def block_attention(rule: ActQKV, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:

@@ -37,6 +37,12 @@ class Results:
         """By question: share of layers that have the fact's block among so many."""
         return np.asarray([np.mean(np.asarray(q["rank"][probe]) < budget) for q in self.questions(place)])
 
+    def weighted(self, place: str, probe: str, budget: int) -> np.ndarray:
+        """By question: the same, of layers weighted by the attention that the fact's block receives in them."""
+        return np.asarray(
+            [np.average(np.asarray(q["rank"][probe]) < budget, weights=q["gold"]) for q in self.questions(place)]
+        )
+
     def covered(self, place: str, probe: str, budget: int) -> np.ndarray:
         """By question: share of attention in so many blocks."""
         return np.asarray([q["covered"][probe][str(budget)] for q in self.questions(place)])

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from experiments.papers.block_retrieval.recorded import QUESTION
 from experiments.papers.block_retrieval.results import Results
 from experiments.papers.block_retrieval.texts import PLACES
 from jaxdec.attention.sparse.actqkv import PROBES
@@ -10,19 +11,21 @@ from jaxdec.attention.sparse.actqkv import PROBES
 
 def tables(results: Results) -> list[dict[str, Any]]:
     """All tables."""
-    return [recall(results), covered(results), shared(results), answers(results)]
+    return [recall(results, False), recall(results, True), covered(results), shared(results), answers(results)]
 
 
-def recall(results: Results) -> dict[str, Any]:
+def recall(results: Results, weighted: bool) -> dict[str, Any]:
     """The fact's block."""
+    found = results.weighted if weighted else results.found
     header = ["question", "probe", *(f"{k} blocks" for k in results.budgets)]
     rows = [
-        [place, probe, *(float(results.found(place, probe, k).mean()) for k in results.budgets)]
+        [place, probe, *(float(found(place, probe, k).mean()) for k in results.budgets)]
         for place in PLACES
-        for probe in PROBES
+        for probe in (*PROBES, QUESTION)
     ]
     rows.append(["", "at random", *(results.by_chance(k) for k in results.budgets)])
-    return {"title": "Share of layers that ask for the fact's block", "header": header, "rows": rows}
+    how = ", weighted by the attention that it receives in them" if weighted else ""
+    return {"title": f"Share of layers that ask for the fact's block{how}", "header": header, "rows": rows}
 
 
 def covered(results: Results) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def covered(results: Results) -> dict[str, Any]:
     rows = [
         [place, probe, *(float(results.covered(place, probe, k).mean()) for k in results.budgets)]
         for place in PLACES
-        for probe in (*PROBES, "attention itself")
+        for probe in (*PROBES, QUESTION, "attention itself")
     ]
     title = "Share of the question's attention to blocks that lies in those asked for, mean over layers"
     return {"title": title, "header": header, "rows": rows}

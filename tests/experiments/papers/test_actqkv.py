@@ -15,7 +15,7 @@ from experiments.papers.block_retrieval.tables import tables
 from experiments.papers.block_retrieval.texts import COLOURS, PLACES, haystack
 from experiments.papers.block_retrieval.verdicts import all_claims
 from experiments.papers.command import config_of, run_command
-from jaxdec.attention.sparse.actqkv import PROBES, ActQKV, information_density
+from jaxdec.attention.sparse.actqkv import PROBES, ActQKV, cosine_scores, information_density
 from jaxdec.models.rope import Rotation
 from tests.tiny_models import tiny_transformer
 from tests.tiny_text import NUM_TOKENS, byte_tokenizer
@@ -115,7 +115,13 @@ def test_the_replay_scores_what_the_cache_scores():
     after = model(jnp.asarray([text.windows["end"][0]], jnp.int32), 320 + jnp.arange(64)[None], cache).cache
     scores = asked.questions["end"][0]["activation"]
     assert scores.shape == (2, (320 - 4 - 64) // 8)
+    alone, span = asked.questions["end"][0][recorded.QUESTION], recording.spans["end"][0]
+    mean = dataclasses.replace(RULE, probe="mean")
     for layer in range(2):
+        asking = after._asking(after.windows[layer].queries, 320 + jnp.arange(64)[None])[:, span]
+        probe = mean.probe_query(after.statistics[layer], asking, jnp.ones((1, asking.shape[1]), bool))
+        wanted = cosine_scores(after.representatives[layer], probe, RULE.num_blocks(after.length))
+        np.testing.assert_allclose(alone[layer], wanted[0, : alone.shape[1]], atol=1e-4)
         live = after.scores(layer, after.windows[layer].queries)
         np.testing.assert_allclose(live[0, : scores.shape[1]], scores[layer], atol=1e-4)
 
@@ -130,12 +136,11 @@ def made_up(changes: dict) -> Results:
     rng = np.random.default_rng(0)
 
     def question(place):
-        ranks = {"activation": [0, 3]} | {probe: [values[f"{place} {probe}"]] * 2 for probe in PROBES[1:]}
-        covered = {
-            probe: {str(k): 0.5 - (values["covered"] if probe != "activation" else 0) for k in (2, 4)}
-            for probe in PROBES
-        }
-        return {"place": place, "rank": ranks, "covered": {**covered, "attention itself": {"2": 0.8, "4": 0.9}}}
+        probes = (*PROBES, recorded.QUESTION)
+        ranks = {probe: [values.get(f"{place} {probe}", 5)] * 2 for probe in probes} | {"activation": [0, 3]}
+        share = {probe: 0.5 - (values["covered"] if probe != "activation" else 0) for probe in probes}
+        covered = {probe: {"2": part, "4": part} for probe, part in {**share, "attention itself": 0.8}.items()}
+        return {"place": place, "rank": ranks, "gold": [0.3, 0.1], "covered": covered}
 
     def shared(temperature):
         row = {"place": "end", "equal": 0.5, "dynamic": 0.5 + values[f"shared {temperature:g}"], "blocks": [1, 3]}
@@ -197,7 +202,9 @@ def test_tables_figures_and_notes(tmp_path):
     shown = tables(results)
     assert all(len(row) == len(table["header"]) for table in shown for row in table["rows"])
     assert shown[0]["rows"][-1][2:] == [0.1, 0.2], "two and four of twenty by chance"
-    assert shown[3]["rows"][2][5] == pytest.approx(0.3)
+    assert shown[0]["rows"][0][2:] == [0.5, 1.0]
+    assert shown[1]["rows"][0][2:] == [0.75, 1.0]
+    assert shown[4]["rows"][2][5] == pytest.approx(0.3)
     for folder in ("one", "two"):
         drawn = [figure["file"] for figure in draw_figures(results, tmp_path / folder)]
         assert drawn == ["recall.svg", "attention.svg", "layers.svg"]
