@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdec.models.config import RopeScaling
-from jaxdec.models.rope import inverse_frequencies, rotate, rotation, scale_frequencies
+from jaxdec.models.rope import Rotation, inverse_frequencies, rotate, rotation, scale_frequencies
 from tests.tiny_models import TINY
 
 LLAMA3 = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
@@ -143,3 +143,14 @@ def test_scalings_that_make_no_sense(arguments, message):
 def test_configs_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **changes)
+
+
+def test_rotation_is_a_value_and_turns_back():
+    turn = Rotation(config(scaling=LLAMA3))
+    assert turn == Rotation(config(scaling=LLAMA3))
+    assert hash(turn) == hash(Rotation(config(scaling=LLAMA3)))
+    assert turn != Rotation(config())
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 8)), jnp.float32)
+    positions = jnp.asarray([[0, 7, 300]])
+    rotated = rotate(x, *rotation(turn.config, positions))
+    np.testing.assert_allclose(rotate(rotated, *turn(-positions)), x, atol=1e-5)
