@@ -337,7 +337,7 @@ class RetrievalCache(struct.PyTreeNode):
         statistics = update(statistics, asking, offset < count[:, None], rule.memory)
 
         slot = near_slots(rule, self.length, num_new)[:, rule.sinks :]
-        share = received(queries, near, self.length, jnp.maximum(count, 0), rule)
+        share = received(queries, near, self.length, jnp.maximum(count, 0), rule).astype(jnp.float32)
         share = share + jnp.where((slot < self.length[:, None])[:, None], old, 0)
 
         size, made = rule.block_size, -(-num_new // rule.block_size)

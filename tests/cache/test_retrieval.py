@@ -286,3 +286,23 @@ def test_bad_input_is_refused():
             RetrievalCache.create(**sizes, rule=RULE, rotation=None)
     with pytest.raises(ValueError, match=re.escape("num_heads must be a multiple of num_kv_heads, 2; got 3")):
         empty(num_heads=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_loop_carries_the_cache(dtype):
+    """What a commit leaves has the shapes and types of what was there before."""
+    rng, cache = np.random.default_rng(7), empty(dtype=dtype)
+    queries, keys, _ = (jnp.asarray(side, dtype) for side in entries(rng, NEW))
+
+    def step(cache, _):
+        mask = cache.mask(NEW, None)
+        for layer in range(LAYERS):
+            cache = cache.append(layer, keys[layer], keys[layer]).observe(layer, queries[layer])
+            out = cache.attend(layer, queries[layer], mask)
+        return cache.commit(None, jnp.full(BATCH, NEW, jnp.int32)), out
+
+    cache, out = jax.jit(lambda cache: jax.lax.scan(step, cache, None, length=8))(cache)
+    assert cache.length.tolist() == [8 * NEW] * BATCH
+    assert out.dtype == jnp.float32
+    assert np.isfinite(out).all()
