@@ -6,9 +6,9 @@ is less than a tenth, blocks of 16 tokens, 2 to 16 of them read beside the newes
 
     python -m experiments.reproduce --paper=actqkv --out=benchmarks/results/papers/actqkv
 
-Expected figure: the block of a fact found more often by the activation bias than by the mean query where the question lies in
-the middle of its window; densities near 1 in all layers. Time: about 8 minutes on 2 cores; the smoke run some seconds. Needs
-no accelerator; fetches SmolLM2-135M-Instruct once (the smoke run uses a tiny random model).
+Expected figure: recall of the fact's block by probe and budget, where the activation bias stays close to the mean query and the
+question's own tokens are above both; densities near 1 in all layers. Time: about 8 minutes on 2 quiet cores; the smoke run
+some seconds. Needs no accelerator; fetches SmolLM2-135M-Instruct once (the smoke run uses a tiny random model).
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.answers = ConfigDict()
     config.answers.texts = ((2048, 3), (2048, 4))
     config.answers.facts = 8
-    config.answers.arms = 8  # the first so many; three are judged, the others are told
+    config.answers.arms = 6  # the first so many of 8; three are judged, the others are told
     config.answers.temperature = 0.05  # of the arm whose budgets follow densities visibly
 
     config.exact = ConfigDict()

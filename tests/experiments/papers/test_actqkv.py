@@ -216,7 +216,8 @@ def test_arms_and_config():
     config = config_of("actqkv", smoke=False, path=None)
     arms = actqkv.arms(config)
     assert list(arms)[:3] == [EVERYTHING, NO_BLOCKS, OURS]
-    assert len(arms) == 8
+    assert len(arms) == 6
+    arms = actqkv.arms({**config, "answers": {**config["answers"], "arms": 99}})
     assert [arm.top_blocks for arm in arms.values() if arm is not None] == [0, *[config["rule"]["top_blocks"]] * 6]
     assert {arm.probe for arm in arms.values() if arm is not None} == set(PROBES)
     assert len(actqkv.arms(config_of("actqkv", smoke=True, path=None))) == 3
