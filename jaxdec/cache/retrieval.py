@@ -257,7 +257,7 @@ class RetrievalCache(struct.PyTreeNode):
     def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "RetrievalCache":
         """Move the entries of ``path`` behind ``length``, advance it, and take what is kept into statistics and blocks.
 
-        What was forgotten by a negative count stays in the statistics.
+        What was forgotten by a negative count stays in the statistics, and in what older tokens received of it.
         """
         held = self.held.commit(path, count)
         cleared = self.replace(

@@ -183,14 +183,15 @@ def test_padding_takes_no_part():
 
 
 def test_tokens_written_over_forgotten_ones_begin_with_nothing():
-    """They have received what they would have without those; what was seen of these stays in the statistics alone."""
+    """They receive what they would without those, which stay in the statistics and in what older tokens received of them."""
     rng = np.random.default_rng(8)
     cache, every = filled(rng, [48, 30, 9]), jnp.full(BATCH, NEW, jnp.int32)
     forgot = commit(feed(cache, *entries(rng, NEW), causal(NEW))[0], None, every).commit(None, -every)
     new = entries(rng, NEW)
     once, again = (commit(feed(side, *new, causal(NEW))[0], None, every) for side in (cache, forgot))
-    slots = jnp.arange(cache.held.capacity) < once.length[:, None, None]
-    assert_same(*([jnp.where(slots, side, 0) for side in after.received] for after in (once, again)))
+    slot = jnp.arange(cache.held.capacity)
+    new_slots = ((slot >= cache.length[:, None]) & (slot < once.length[:, None]))[:, None]
+    assert_same(*([jnp.where(new_slots, side, 0) for side in after.received] for after in (once, again)))
     assert not np.array_equal(once.statistics[0].mean, again.statistics[0].mean)
 
 
