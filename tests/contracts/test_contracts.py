@@ -19,9 +19,17 @@ STEM = (5, 6, 7, 8, 9, 10)
 SHARED_PROMPTS = ((*STEM, 1, 4, 3), (*STEM, 1, 4, 7, 7), (*STEM, 2), (11, 12))
 SHARED_NODES = [[Node(0, 3, 0, 6)], [Node(0, 2, 6, 8)]]
 ALSO_IN_A_HURRY = {"greedy", "beam", "draft_model:tree"}  # those of the default run; the slow one has all
+VARIANTS = {"diverse_beam:cumulative", "suffix_retrieval:sizes", "draft_model", "aded:puct", "speculative:random-trees"}
+"""Left to the slow run: the default one has another row of the same method."""
 
 
-@pytest.fixture(scope="module", params=DETERMINISTIC, ids=identifier)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(row, id=identifier(row), marks=[pytest.mark.slow] if row.name in VARIANTS else [])
+        for row in DETERMINISTIC
+    ],
+)
 def row(request):
     """All checks of a method run one after the other and share its compiled programs, which are then forgotten."""
     yield request.param
@@ -58,7 +66,7 @@ def built(row, size: int, dtype: str = "float32"):
     return row.build(script), model.accompanied(**row.companions(model, script))
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(1, "float32"), (4, "float32"), (4, "float64")])
+@pytest.mark.parametrize(("size", "dtype"), [(1, "float32"), (4, "float32"), pytest.param(4, "float64", marks=pytest.mark.slow)])
 def test_text(row, size, dtype):
     with x64(dtype == "float64"):
         prompts, budgets = batch(size)
