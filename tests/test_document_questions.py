@@ -148,7 +148,8 @@ def test_all_chunks_before_are_plain_prefill():
         np.testing.assert_allclose(gathered[row, : len(document)], plain[row, : len(document)], atol=2e-4)
 
 
-@pytest.mark.parametrize("reposition", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("reposition", [True, False])
 def test_all_dense_answers_are_those_of_plain_decoding(reposition):
     rows, questions = documents(), [[3, 1, 4, 1, 5], [9, 2]]
     everything = jnp.arange(6) < prepared(99).bilevel.num_chunks[:, None]
@@ -160,7 +161,7 @@ def test_all_dense_answers_are_those_of_plain_decoding(reposition):
     assert ours.length.tolist() == [[6], [6]]
 
 
-@pytest.mark.parametrize(("reposition", "log_mass"), [pytest.param(True, False, marks=pytest.mark.slow), (False, True)])
+@pytest.mark.parametrize(("reposition", "log_mass"), [(True, False), pytest.param(False, True, marks=pytest.mark.slow)])
 def test_answers_go_on_from_the_assembled_cache(reposition, log_mass):
     """Token by token, by calling the model: the question at n' (or behind the document), then its own best tokens."""
     questions = [[3, 1, 4, 1, 5], [9, 2]]
@@ -249,7 +250,7 @@ def test_bm25_scores_find_the_chunk_with_the_words():
     rows = documents()
     rows[0][4 + 3 * 12 + 5] = rows[0][4 + 3 * 12 + 6] = 40
     rows = [[token if token != 40 or place in (45, 46) else 0 for place, token in enumerate(row)] for row in rows]
-    both = prepare(MODEL, rows, LAYOUT)
+    both = prepare(MODEL, rows, LAYOUT, rule=RULE)
     scores = chunk_scores(MODEL, both, [[40, 40], [40]], "bm25")
     assert scores[0].argmax() == 3
     assert scores[1].tolist() == [0, 0, 0, -np.inf, -np.inf, -np.inf]

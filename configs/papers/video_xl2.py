@@ -21,11 +21,11 @@ def get_config() -> ConfigDict:
     config.model = "smollm2-135m-instruct"  # "" is a tiny random model
 
     config.documents = ConfigDict()
-    config.documents.count = 4
+    config.documents.count = 3
     config.documents.sections = 16
     config.documents.tokens = 64  # of a section
     config.documents.facts = 8
-    config.documents.block = 32  # queries that the executor takes together
+    config.documents.block = 16  # queries that the executor takes together
 
     config.previous = (0, 1, 3, 15)  # the last is all there are
     config.previous_without_markers = (0, 1, 3)

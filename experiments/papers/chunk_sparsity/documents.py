@@ -9,7 +9,8 @@ from experiments.papers.shared_prefixes.texts import FILLER
 
 Encode = Callable[[str], list[int]]
 
-HEAD = "Notes from a village, one section after another.\n"
+HEAD = "Notes from a village in the hills, written down one section after another.\n"
+"""16 tokens of SmolLM2: then markers begin where blocks of 16 queries do, and fewer blocks have to gather everything."""
 FACTS = (
     ("The dog of the miller is called", ("Bruno", "Daisy", "Rusty", "Oscar", "Felix", "Luna")),
     ("The door of the school is painted", ("black", "white", "brown", "green", "yellow", "blue")),

@@ -17,7 +17,7 @@ from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
 from jaxdec.cache import ContiguousCache
 from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
 from jaxdec.cache.question_scores import REDUCTIONS
-from jaxdec.cache.sparse_prompt import SparsePromptCache
+from jaxdec.cache.sparse_prompt import SparsePromptCache, mean_sparsity
 from jaxdec.decoding.chunks import append_tokens
 from jaxdec.document_questions import PreparedDocuments, chunk_scores, rotation_of, top_chunks
 from jaxdec.language_model import LanguageModel
@@ -70,7 +70,12 @@ class Setting:
 
 @functools.partial(jax.jit, static_argnames=("rule", "section"))
 def _prefill(model: LanguageModel, tokens: Int[Array, "B P"], last: Int[Array, "B N"], rule: Any, section: int):
-    """The cache of whole documents, and the log-probability of the tokens behind ``last``, places in the last section."""
+    """Feed whole documents.
+
+    Returns:
+      The cache, the log-probability of the tokens behind ``last`` (places in the last section), and the share of the causal
+      pairs that was computed.
+    """
     batch, width = tokens.shape
     cache: Any = model.init_cache(batch, width + ROOM)
     length = jnp.full(batch, width, jnp.int32)
@@ -79,13 +84,14 @@ def _prefill(model: LanguageModel, tokens: Int[Array, "B P"], last: Int[Array, "
         cache = SparsePromptCache(cache, length, jax.random.split(jax.random.key(0), batch), rule)
         at = jnp.broadcast_to(jnp.arange(width), tokens.shape)
         logits, _, cache = model(tokens, at, cache, logits_at=before + last)
+        computed = 1 - mean_sparsity(cache).mean()
         cache = cache.commit(None, length).inner
     else:  # as dense prompts are fed, in chunks
         _, cache = append_tokens(model, cache, tokens[:, :-section], length - section, DENSE_CHUNK)
         at = jnp.broadcast_to(before + jnp.arange(section), (batch, section))
         logits, _, cache = model(tokens[:, before:], at, cache, logits_at=last)
-        cache = cache.commit(None, length * 0 + section)
-    return cache, _log_prob(logits, jnp.take_along_axis(tokens, before + last + 1, axis=1))
+        cache, computed = cache.commit(None, length * 0 + section), jnp.ones(())
+    return cache, _log_prob(logits, jnp.take_along_axis(tokens, before + last + 1, axis=1)), computed
 
 
 def _log_prob(logits, targets):
@@ -107,11 +113,12 @@ def fed(setting: Setting, rule: ChunkedPrefill | None) -> tuple[ContiguousCache,
     meter = LoadMeter(time.process_time)
     meter.start()
     begin = time.perf_counter()
-    cache, log_prob = jax.block_until_ready(compiled(setting.model, tokens, last))
+    cache, log_prob, computed = jax.block_until_ready(compiled(setting.model, tokens, last))
     seconds = time.perf_counter() - begin
     return cache, {
         "seconds": seconds,
         "foreign_load": meter.stop()["foreign_load"],
+        "computed": float(computed),
         "last_section": np.asarray(log_prob, float).ravel().tolist(),
     }
 

@@ -14,13 +14,15 @@ def tables(results: Results) -> list[dict[str, Any]]:
 
 def prefills(results: Results) -> dict[str, Any]:
     """Rules of prefill."""
-    header = ["previous", "global markers", "share of pairs", "right", "log-probability of answers",
+    header = ["previous", "global markers", "share of pairs", "computed", "right", "log-probability of answers",
               "of the last section's tokens", "seconds", "foreign load"]  # fmt: skip
     rows = []
     for one in (results.plain, *results.with_markers(True), *results.with_markers(False)):
         last = sum(one["last_section"]) / len(one["last_section"])
         name = ["plain", "-"] if one["previous"] is None else [one["previous"], "yes" if one["markers"] else "no"]
-        rows.append([*name, one["share"], right(one), log_prob(one), last, one["seconds"], one["foreign_load"]])
+        rows.append(
+            [*name, one["share"], one["computed"], right(one), log_prob(one), last, one["seconds"], one["foreign_load"]]
+        )
     return {"title": "Prefill under each rule, questions asked of all that was fed", "header": header, "rows": rows}
 
 

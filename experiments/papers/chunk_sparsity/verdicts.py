@@ -74,7 +74,8 @@ def pairs(results: Results) -> dict[str, Any]:
         "lowest average FLOPs among the models compared; the code prints pairs / (n (n + 1) / 2)",
         ", ".join(f"previous = {previous}: {share:.2f}" for previous, share in shares.items())
         + f" (of {chunks} chunks; {shares[results.previous]:.2f} where (previous + 1) / chunks is "
-        f"{(results.previous + 1) / chunks:.2f}: the pairs of {chunks} chunks are half a square, and markers read all)",
+        f"{(results.previous + 1) / chunks:.2f}: causal pairs are half a square, and markers read all; the executor computes "
+        f"{results.prefill(results.previous)['computed']:.2f}, whole blocks)",
         [all(falls)],
         {False: "it does not fall"},
     )
@@ -105,8 +106,8 @@ def markers(results: Results, name: str, what: str) -> dict[str, Any]:
         ", ".join(f"previous = {previous}: {told(found, 3)}" for previous, found in gains.items()) + " nats",
         [sign_verdict(found) for found in gains.values()],
         {
-            False: "global markers make it less likely: facts lie within a chunk, and a model that was not trained with "
-            "the mask takes markers that have read everything for what they are not",
+            False: "less likely: facts lie within a chunk, so that nothing has to cross chunks, and the model was not trained "
+            "with the mask",
             None: "an interval contains zero",
         },
     )

@@ -84,6 +84,7 @@ def test_answers_are_those_of_greedy_decoding():
     )
     cache, found = fed(setting, None)
     assert len(found["last_section"]) == 2 * (32 - 12)
+    assert found["computed"] == 1
     texts = [[*text.tokens, *text.questions[0]] for text in setting.texts]
     said = decode(Autoregressive(), setting.model, Prompt.create(texts, 2)).tokens[:, 0, :2].tolist()
     answers = [tuple(said[0]), (said[1][0], (said[1][1] + 1) % NUM_TOKENS)]
@@ -92,7 +93,8 @@ def test_answers_are_those_of_greedy_decoding():
     result = ask_all(setting, lambda number: (cache, cache.length))
     assert result["right"] == [True, False]
     assert all(value < 0 for value in result["log_prob"])
-    ruled, _ = fed(setting, setting.rule(3, True))
+    ruled, counted = fed(setting, setting.rule(3, True))
+    assert counted["computed"] == pytest.approx(1)
     again = ask_all(setting, lambda number: (ruled, ruled.length))
     np.testing.assert_allclose(again["log_prob"], result["log_prob"], atol=1e-3)
 
@@ -109,7 +111,14 @@ def made_up(changes: dict) -> Results:
         return {"log_prob": [log_prob + 0.001 * index for index in range(8)], "right": [i < correct for i in range(8)]}
 
     def prefill(previous, markers, share, log_prob, correct=8, last=0.0):
-        sizes = {"previous": previous, "markers": markers, "share": share, "seconds": 1.0, "foreign_load": None}
+        sizes = {
+            "previous": previous,
+            "markers": markers,
+            "share": share,
+            "computed": share,
+            "seconds": 1.0,
+            "foreign_load": None,
+        }
         return {**sizes, "last_section": [-1 + last + 0.001 * i for i in range(9)], **answers(log_prob, correct)}
 
     def arm(relevance, top, log_prob, compression=4, entries=40, correct=8, **options):
