@@ -21,7 +21,8 @@ from flax import struct
 
 from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
 from jaxdec.cache import ContiguousCache
-from jaxdec.cache.bilevel import BilevelCache, BilevelLayout, Rotation
+from jaxdec.cache.bilevel import BilevelCache
+from jaxdec.cache.pooled_chunks import BilevelLayout, Rotation
 from jaxdec.cache.question_scores import QuestionScores
 from jaxdec.cache.sparse_prompt import SparsePromptCache
 from jaxdec.decoding.autoregressive import Autoregressive

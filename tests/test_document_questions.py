@@ -12,7 +12,8 @@ from flax import struct
 from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
 from jaxdec.attention.sparse.selection import masked_attention
 from jaxdec.cache import Cache, ContiguousCache
-from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
+from jaxdec.cache.bilevel import BilevelCache
+from jaxdec.cache.pooled_chunks import BilevelLayout
 from jaxdec.cache.question_scores import QuestionScores
 from jaxdec.cache.sparse_prompt import SparsePromptCache
 from jaxdec.decoding import Autoregressive, Prompt, Sampling, decode

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdec.cache.bilevel import BilevelCache, Rotation, turn
+from jaxdec.cache.bilevel import BilevelCache
 from jaxdec.cache.contiguous import ContiguousCache
+from jaxdec.cache.pooled_chunks import Rotation, turn
 from jaxdec.cache.weighted import WeightedCache
 from jaxdec.typing import Array, Bool, Float, Int
 

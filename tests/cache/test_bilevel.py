@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdec.cache import Cache, ContiguousCache
-from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
+from jaxdec.cache.bilevel import BilevelCache
+from jaxdec.cache.pooled_chunks import BilevelLayout
 from jaxdec.cache.weighted import WeightedCache
 from jaxdec.models.rope import inverse_frequencies, rotation
 from tests.attention.sparse.prompts import textbook

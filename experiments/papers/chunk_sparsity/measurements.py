@@ -15,7 +15,8 @@ from experiments.papers.chunk_sparsity.documents import Document, documents
 from experiments.papers.progress import Progress
 from jaxdec.attention.sparse.chunked_prefill import ChunkedPrefill
 from jaxdec.cache import ContiguousCache
-from jaxdec.cache.bilevel import BilevelCache, BilevelLayout
+from jaxdec.cache.bilevel import BilevelCache
+from jaxdec.cache.pooled_chunks import BilevelLayout
 from jaxdec.cache.question_scores import REDUCTIONS
 from jaxdec.cache.sparse_prompt import SparsePromptCache, mean_sparsity
 from jaxdec.decoding.chunks import append_tokens
