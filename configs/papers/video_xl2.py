@@ -7,7 +7,7 @@ an oracle, by the model's own queries and keys, and by BM25, instead of a text-v
     python -m experiments.reproduce --paper=video_xl2 --out=benchmarks/results/papers/video_xl2
 
 Expected figure: the share of pairs falling with the chunks a token reads while answers stay; answers of bi-level caches above
-uniform pooling at equal entries where relevance is better than chance. Time: about 8 minutes on 2 cores; the smoke run some ten
+uniform pooling at equal entries where relevance is better than chance. Time: under 8 minutes on 2 cores; the smoke run some ten
 seconds. Needs no accelerator; fetches SmolLM2-135M-Instruct once (the smoke run uses a tiny random model).
 """
 
