@@ -31,7 +31,7 @@ def prefill(axes: Any, results: Results) -> None:
     seconds = [one["seconds"] / results.plain["seconds"] for one in whole]
     axes[0].plot(steps, seconds, marker="s", ms=3, label="seconds / plain")
     axes[0].axhline(1, color="0.6", lw=0.9, ls="--")
-    axes[0].set(xlabel="chunks before")
+    axes[0].set(xlabel="chunks before", ylabel="beside plain prefill")
     axes[0].legend(frameon=False)
     for ax, name, label in (
         (axes[1], "log_prob", "answers, nats"),
