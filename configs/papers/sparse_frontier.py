@@ -23,10 +23,10 @@ def get_config() -> ConfigDict:
     config.models = (
         {"hidden_size": 64, "num_heads": 4, "num_layers": 2, "learning_rate": 4e-3},
         {"hidden_size": 128, "num_heads": 8, "num_layers": 2, "learning_rate": 4e-3},
-        {"hidden_size": 192, "num_heads": 12, "num_layers": 2, "learning_rate": 3e-3},
+        {"hidden_size": 192, "num_heads": 12, "num_layers": 2, "learning_rate": 4e-3},
     )
     config.stages = (  # length 0: statements that come again
-        {"steps": 300, "lengths": (0,), "tokens": 2048},
+        {"steps": 450, "lengths": (0,), "tokens": 2048},
         {"steps": 300, "lengths": (64,), "tokens": 2048},
         {"steps": 250, "lengths": (128, 256), "tokens": 2560},
         {"steps": 120, "lengths": (128, 256, 512), "tokens": 2560},
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.sweep = ConfigDict()
     config.sweep.lengths = (128, 256, 512)
     config.sweep.compressions = (2.0, 4.0, 8.0, 16.0)
-    config.sweep.samples = 48
+    config.sweep.samples = 40
     config.sweep.seed = 5
 
     config.recall = ConfigDict()
@@ -47,12 +47,11 @@ def get_config() -> ConfigDict:
 
     config.smoke = ConfigDict()
     config.smoke.model = ""
-    config.smoke.models = ({"hidden_size": 32, "num_heads": 4, "num_layers": 2, "learning_rate": 4e-3},
-                           {"hidden_size": 48, "num_heads": 4, "num_layers": 2, "learning_rate": 4e-3})  # fmt: skip
-    config.smoke.stages = (
-        {"steps": 2, "lengths": (0,), "tokens": 128},
-        {"steps": 2, "lengths": (64,), "tokens": 256},
+    config.smoke.models = (
+        {"hidden_size": 32, "num_heads": 4, "num_layers": 1, "learning_rate": 4e-3},
+        {"hidden_size": 48, "num_heads": 4, "num_layers": 1, "learning_rate": 4e-3},
     )
-    config.smoke.sweep = ConfigDict({"lengths": (64, 96), "compressions": (2.0, 4.0), "samples": 3})
-    config.smoke.recall = ConfigDict({"lengths": (128, 160), "layers": (0, 1), "compressions": (2.0,)})
+    config.smoke.stages = ({"steps": 2, "lengths": (64,), "tokens": 256},)
+    config.smoke.sweep = ConfigDict({"lengths": (64, 96), "compressions": (2.0,), "samples": 3})
+    config.smoke.recall = ConfigDict({"lengths": (128,), "layers": (0,), "compressions": (2.0,)})
     return config

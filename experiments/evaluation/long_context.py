@@ -35,14 +35,18 @@ from jaxdec.generation import encode_prompt
 from jaxdec.loading import LoadedModel
 
 SCHEMA = 1
-TASKS: Mapping[str, Mapping[str, Any]] = {
-    "needle": {"distractors": 12},
-    "variable_tracking": {},
-    "story_retrieval": {},
-    "story_multihop": {},
-    "story_filtering": {},
+TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "needle, 4 others": ("needle", {"distractors": 4}),
+    "needle, 16 others": ("needle", {"distractors": 16}),
+    "variable_tracking": ("variable_tracking", {"num_chains": 3, "num_hops": 1}),
+    "story_retrieval": ("story_retrieval", {}),
+    "story_filtering": ("story_filtering", {}),
 }
-"""Tasks and their options."""
+"""Names in the result, tasks and their options."""
+SMOKE_TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "needle": ("needle", {"num_queries": 1, "distractors": 2}),
+    "variable_tracking": ("variable_tracking", {"num_chains": 2, "num_hops": 1}),
+}
 PASSAGE_TOKENS = 48
 """Of a passage, behind the prompt, whose surprisal is measured."""
 SMOKE_TOKENS = 768
@@ -161,25 +165,22 @@ def questions(lm: LoadedModel, options: LongContextOptions) -> list[Question]:
     Raises:
       ValueError: see :func:`run`.
     """
-    limit = options.limit or 1
-    tasks = dict(list(TASKS.items())[:2]) if options.smoke else TASKS
-    encode = functools.partial(encode_prompt, lm, raw=False)
-    count = lambda text: len(lm.tokenizer.encode(text, add_bos=False))  # noqa: E731
-    template = len(encode(".")) - count(".") + 1  # and one for how texts join it
-    found = []
-    for task, settings in tasks.items():
-        if options.smoke:
-            settings = {**settings, "num_queries": 1, "distractors": 2} if task == "needle" else {"num_chains": 2}
-        for number in range(limit):
-            sample = LONG_CONTEXT_TASKS[task](options.tokens - template, options.seed + number, count=count, **settings)
-            found.append(Question(f"{task}_{number}", task, encode(sample.prompt), ways_on(lm, sample)))
     text = lm.tokenizer.encode("\n\n".join(source_texts().values()), add_bos=False)
     length = options.tokens + PASSAGE_TOKENS
+    if len(text) < length:
+        raise ValueError(f"tokens must be at most {len(text) - PASSAGE_TOKENS}, got {options.tokens}")
+    limit = options.limit or 1
+    encode = functools.partial(encode_prompt, lm, raw=True)  # the cue goes on with the text, and is no assistant's turn
+    found = []
+    for name, (task, settings) in (SMOKE_TASKS if options.smoke else TASKS).items():
+        for number in range(limit):
+            seed, make = options.seed + number, LONG_CONTEXT_TASKS[task]
+            sample = make(options.tokens - 1, seed, count=lambda text: len(encode(text)), **settings)
+            stem = name.replace(", ", "_").replace(" ", "_")
+            found.append(Question(f"{stem}_{number}", name, encode(f"{sample.prompt}\n"), ways_on(lm, sample)))
     stride = max(1, (len(text) - length) // limit)
     for number in range(limit):
         piece = text[number * stride : number * stride + length]
-        if len(piece) < length:
-            raise ValueError(f"tokens must be at most {len(text) - PASSAGE_TOKENS}, got {options.tokens}")
         found.append(Question(f"passage_{number}", "passage", piece[: options.tokens], [([], piece[options.tokens :])]))
     return found
 

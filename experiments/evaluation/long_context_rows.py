@@ -29,6 +29,7 @@ ROWS = (
     Row("flex_prefill", f"flex_prefill:alpha=0.8,min_budget=64,tile=32,{WINDOW}", None, "prefill"),
     Row("zipvl", "zipvl", None, "prefill"),
     Row("quest", "quest:budget=256", None, "decode"),
+    Row("actqkv", "actqkv:block_size=16,sinks=16,local=128,window=128,top_blocks=6", None, "decode"),
     Row("snapkv", None, f"snapkv:capacity=256,{WINDOW}", "cache"),
     Row("ada_snapkv", None, f"ada_snapkv:capacity=256,{WINDOW}", "cache"),
     Row("int8", None, "quantized:bits=8", "cache"),

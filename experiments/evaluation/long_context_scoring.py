@@ -16,6 +16,7 @@ import numpy as np
 from experiments.evaluation.long_context_rows import Row
 from jaxdec.cache.evicted import EvictedCache
 from jaxdec.cache.observed import ObservedCache
+from jaxdec.cache.retrieval import RetrievalCache
 from jaxdec.cache.sparse_prompt import SparsePromptCache, mean_sparsity
 from jaxdec.cache.summarised import SummarisedCache
 from jaxdec.context_rules import with_rules
@@ -63,6 +64,8 @@ def fed(model: LanguageModel, prompt: Prompt) -> tuple[Float[Array, "1 V"], Any,
     if isinstance(cache, SummarisedCache):
         whole_pages = length // cache.rule.page_size * cache.rule.page_size
         unread = jnp.maximum(whole_pages - cache.rule.budget, 0) / length
+    if isinstance(cache, RetrievalCache):  # of its last pass over the prompt, which reads as a step does
+        unread = jnp.maximum(1 - cache.tokens_read[0].mean() / length, 0)
     if isinstance(cache, EvictedCache):
         kept = jnp.stack([layer.count[0].mean() for layer in cache.kept])
         unread = 1 - kept.mean() / length

@@ -63,9 +63,9 @@ def needed_compression(large: ModelShape, small: ModelShape, length: int, conven
 
 
 def crossover(large: str, small: str, compression: float, convention: Any = "causal") -> int | None:
-    """The shortest power of two from 1K to 1M at which a large Qwen2.5, compressed, costs no more than a small dense one."""
-    for power in range(10, 21):
-        needed = needed_compression(QWEN25[large], QWEN25[small], 1 << power, convention)
+    """The shortest length, in steps of 4K to 1M, at which a large Qwen2.5 at a compression costs no more than a small one."""
+    for length in range(1 << 12, (1 << 20) + 1, 1 << 12):
+        needed = needed_compression(QWEN25[large], QWEN25[small], length, convention)
         if needed is not None and needed <= compression:
-            return 1 << power
+            return length
     return None

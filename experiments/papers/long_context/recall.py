@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from experiments.papers.long_context.swept_caches import OfOnePurpose
 from experiments.papers.progress import Progress
 from jaxdec.attention.dense import SlotMask, dense_attention, dense_attention_state
 from jaxdec.attention.sparse.ada_snapkv import AdaSnapKV
@@ -35,7 +36,7 @@ EVERYTHING = 1.0
 FLEX_ALPHA = {1.0: 1.0, 2.0: 0.97, 4.0: 0.9, 8.0: 0.75, 16.0: 0.5}
 
 
-class Capture(struct.PyTreeNode):
+class Capture(struct.PyTreeNode, OfOnePurpose):
     """The cache of one pass that keeps queries, keys and values of some layers."""
 
     length: Int[Array, "B"]
@@ -44,7 +45,7 @@ class Capture(struct.PyTreeNode):
     values: Any = None
     kept: tuple[Any, ...] = ()
 
-    def mask(self, num_new: int, visible: None) -> SlotMask:
+    def mask(self, num_new: int, visible: Any) -> SlotMask:
         """Causal."""
         batch = self.length.shape[0]
         causal = jnp.broadcast_to(jnp.tri(num_new, dtype=bool), (batch, num_new, num_new))

@@ -19,7 +19,37 @@ from jaxdec.cache.contiguous import ContiguousCache
 from jaxdec.typing import Array, Bool, Float, Int
 
 
-class SweptPrompt(struct.PyTreeNode):
+class OfOnePurpose:
+    """What the protocol of layouts has and these do not need."""
+
+    @property
+    def capacity(self) -> int:
+        """Not told."""
+        return 0
+
+    @property
+    def nbytes(self) -> int:
+        """Not counted."""
+        return 0
+
+    def commit(self, path: Any, count: Int[Array, "B"]) -> Any:
+        """Not possible.
+
+        Raises:
+          NotImplementedError: always.
+        """
+        raise NotImplementedError("nothing is committed to the cache of one pass")
+
+    def fork(self, rows: Int[Array, "R"]) -> Any:
+        """Not possible.
+
+        Raises:
+          NotImplementedError: always.
+        """
+        raise NotImplementedError("rows of a sweep are not copied")
+
+
+class SweptPrompt(struct.PyTreeNode, OfOnePurpose):
     """The cache of one pass over whole texts whose attention goes by rule number ``which``.
 
     Attributes:
@@ -42,7 +72,7 @@ class SweptPrompt(struct.PyTreeNode):
     out: Any = None
     sparsity: tuple[Float[Array, "B"], ...] = ()
 
-    def mask(self, num_new: int, visible: None) -> None:
+    def mask(self, num_new: int, visible: Any) -> None:
         """Rules make their own."""
 
     def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "SweptPrompt":
@@ -70,7 +100,7 @@ class SweptPrompt(struct.PyTreeNode):
         return self.out
 
 
-class SweptCache(struct.PyTreeNode):
+class SweptCache(struct.PyTreeNode, OfOnePurpose):
     """A contiguous cache, what each rule keeps of the prompts, and the rule that steps go by.
 
     Attributes:
@@ -92,7 +122,7 @@ class SweptCache(struct.PyTreeNode):
         """Committed entries per row."""
         return self.inner.length
 
-    def mask(self, num_new: int, visible: None) -> SlotMask:
+    def mask(self, num_new: int, visible: Any) -> SlotMask:
         """Causal; what is kept comes on top."""
         return self.inner.mask(num_new, visible)
 
@@ -135,6 +165,6 @@ class SweptCache(struct.PyTreeNode):
         read = jax.lax.switch(self.which, branches)
         return masked_attention(queries, keys.swapaxes(1, 2), values.swapaxes(1, 2), read)
 
-    def commit(self, path: None, count: Int[Array, "B"]) -> "SweptCache":
+    def commit(self, path: Any, count: Int[Array, "B"]) -> "SweptCache":
         """Keep new entries."""
         return self.replace(inner=self.inner.commit(path, count))

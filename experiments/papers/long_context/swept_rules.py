@@ -73,15 +73,19 @@ def prompt_mask(
     if not isinstance(rule, VerticalSlash | FlexPrefill):
         return rule.mask(q[None], k[None], length[None])[0]
     assert rule.tile == 1  # the cells of the equations, not whole tiles
+
+    def counts(column, slash):
+        if isinstance(rule, FlexPrefill):
+            return rule.budget(column), rule.budget(slash)
+        return rule.vertical, rule.slash
+
     distance = jnp.clip(position[:, None] - position, 0)
 
     def of_head(index):
         column, slash = last_query_scores(q[:, index], k[:, index // (num_heads // k.shape[1])], length, rule.window)
-        sizes = (
-            (rule.budget(column), rule.budget(slash)) if isinstance(rule, FlexPrefill) else (rule.vertical, rule.slash)
-        )
-        columns = top(column, length, rule.sinks, sizes[0], num_tokens)
-        slashes = top(slash, length, rule.local, sizes[1], num_tokens)
+        num_columns, num_slashes = counts(column, slash)
+        columns = top(column, length, rule.sinks, num_columns, num_tokens)
+        slashes = top(slash, length, rule.local, num_slashes, num_tokens)
         return (columns | slashes[distance]) & used
 
     return jax.lax.map(of_head, jnp.arange(num_heads))

@@ -174,7 +174,7 @@ def larger_models_tolerate_more(results: Results) -> dict[str, Any]:
         results,
         "larger models tolerate a higher compression",
         "larger models can be sparser before they lose accuracy (v1, Fig. 3)",
-        lambda model, length: results.params[model],
+        "size",
     )
 
 
@@ -184,20 +184,20 @@ def longer_prompts_tolerate_more(results: Results) -> dict[str, Any]:
         results,
         "longer prompts tolerate a higher compression: fixed budgets are not optimal",
         "relative error at 1/20 of the budget 0.33, 0.26, 0.20 at 16K, 32K, 64K (v3)",
-        lambda model, length: length,
+        "length",
     )
 
 
-def _slope(results: Results, text: str, paper: str, axis: Any) -> dict[str, Any]:
-    """Loss of accuracy, relative to dense, per doubling of an axis: a regression over cells within task and compression."""
+def _slope(results: Results, text: str, paper: str, axis: str) -> dict[str, Any]:
+    """Loss of accuracy, relative to dense, per doubling of size or length: the mean of slopes with all else equal."""
     groups: dict[Any, list[tuple[float, float]]] = {}
     for phase, method in BEST.items():
         for model, task, length in learnt(results, phase):
             dense = results.accuracy(model, phase, task, length, method, 1.0)
             for nominal in results.nominal:
                 lost = 1 - results.accuracy(model, phase, task, length, method, nominal) / dense
-                other = length if axis(0, -1) != -1 else model
-                groups.setdefault((phase, task, nominal, other), []).append((np.log2(axis(model, length)), lost))
+                at, equal = (results.params[model], length) if axis == "size" else (length, model)
+                groups.setdefault((phase, task, nominal, equal), []).append((float(np.log2(at)), lost))
     slopes = {phase: [] for phase in BEST}
     for (phase, *_), pairs in groups.items():
         x, y = np.array(pairs).T
@@ -290,23 +290,21 @@ def sparse_is_worth_it(results: Results) -> dict[str, Any]:
 
 def crossover_moves() -> dict[str, Any]:
     """By the formula alone."""
-    pairs = {}
-    for large, small in QWEN_PAIRS:
-        for compression in (5.0, 10.0, 20.0):
-            pairs[large, small, compression] = crossover(large, small, compression)
-    falls = [
-        (pairs[large, small, 20.0] or 1 << 30) <= (pairs[large, small, 5.0] or 1 << 30) for large, small in QWEN_PAIRS
-    ]
+    compressions = (5.0, 10.0, 20.0)
+    pairs = {(*pair, c): crossover(*pair, c) for pair in QWEN_PAIRS for c in compressions}
+    squares = {pair: crossover(*pair, 10.0, "square") for pair in QWEN_PAIRS}
+    falls = [(pairs[*pair, 20.0] or 1 << 30) <= (pairs[*pair, 5.0] or 1 << 30) for pair in QWEN_PAIRS]
     show = lambda length: "never" if length is None else f"{length >> 10}K"  # noqa: E731
     return claim(
         "by the formula, sparse larger models become as cheap as dense smaller ones at some length, sooner if sparser",
         "the crossover lies between 32K and 64K for Qwen2.5 (v1)",
         "; ".join(
             f"{large} as cheap as {small} dense at 5x, 10x, 20x from "
-            + ", ".join(show(pairs[large, small, c]) for c in (5.0, 10.0, 20.0))
+            + ", ".join(show(pairs[large, small, c]) for c in compressions)
             for large, small in QWEN_PAIRS
         )
-        + " tokens (causal cells, no selecting)",
+        + " tokens (causal cells, no selecting); at 10x with the full square "
+        + ", ".join(map(show, squares.values())),
         [all(falls), any(pairs.values())],
         {False: "no such length up to 1M"},
     )

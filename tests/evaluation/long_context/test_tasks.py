@@ -1,6 +1,7 @@
 """Tasks about long texts: labels read off the texts again by rules of their own, lengths, seeds, grades, bad input."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -251,3 +252,12 @@ def test_grades():
     assert mean_grade([exact, exact], ["fine oak box", ""]) == 0.5  # what is empty counts
     with pytest.raises(ValueError, match="one answer for each of at least one sample; got 0 for 1"):
         mean_grade([exact], [])
+
+
+def test_the_page_names_the_tasks_and_its_example_runs(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "long_context.md").read_text(encoding="utf-8")
+    for name in LONG_CONTEXT_TASKS:
+        assert f"| `{name}` |" in page
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    assert "Which numbers do these have" in capsys.readouterr().out
