@@ -66,7 +66,10 @@ def built(row, size: int, dtype: str = "float32"):
     return row.build(script), model.accompanied(**row.companions(model, script))
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(1, "float32"), (4, "float32"), pytest.param(4, "float64", marks=pytest.mark.slow)])
+FLOAT64 = pytest.param(4, "float64", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1, "float32"), (4, "float32"), FLOAT64])
 def test_text(row, size, dtype):
     with x64(dtype == "float64"):
         prompts, budgets = batch(size)
