@@ -28,6 +28,7 @@ ROWS = (
     Row("vertical_slash", f"vertical_slash:vertical=96,slash=96,tile=32,{WINDOW}", None, "prefill"),
     Row("flex_prefill", f"flex_prefill:alpha=0.8,min_budget=64,tile=32,{WINDOW}", None, "prefill"),
     Row("zipvl", "zipvl", None, "prefill"),
+    Row("video_xl2", "video_xl2:chunk=128,previous=1,prefix=4,suffix=64", None, "prefill"),
     Row("quest", "quest:budget=256", None, "decode"),
     Row("actqkv", "actqkv:block_size=16,sinks=16,local=128,window=128,top_blocks=6", None, "decode"),
     Row("snapkv", None, f"snapkv:capacity=256,{WINDOW}", "cache"),
