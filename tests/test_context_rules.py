@@ -51,9 +51,7 @@ NEAR = {
     "quantized": ({"kv_cache": "quantized:bits=8,window=0"}, QuantizedCache),
     "zipvl cache": ({"kv_cache": "zipvl:bits=8,coarse_bits=4,window=8,last_probes=8,random_probes=8"}, QuantizedCache),
 }
-SOME_SLOW = [
-    name if name in ("zipvl", "quest", "snapkv") else pytest.param(name, marks=pytest.mark.slow) for name in EVERYTHING
-]
+SOME_SLOW = [name if name in ("quest", "snapkv") else pytest.param(name, marks=pytest.mark.slow) for name in EVERYTHING]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +129,7 @@ def tiny_lm():
     return LoadedModel(tiny_transformer(scale=3.0, vocab_size=NUM_TOKENS), byte_tokenizer(), "random")
 
 
+@pytest.mark.slow
 def test_texts_by_rules_are_approximate_and_say_what_they_hold(tiny_lm):
     options = {"raw": True, "max_new_tokens": 4}
     plain = jaxdec.generate(tiny_lm, "a long text " * 12, **options)
@@ -203,6 +202,7 @@ def test_other_layouts_do_not_go_with_rules(tiny_lm):
         Run(tiny_lm, ["some text " * 9] * 2, share_prefixes=True, **options)
 
 
+@pytest.mark.slow
 def test_padding_behind_prompts_may_be_anything(model):
     prompt = with_rules(batch(), attention="zipvl:last_probes=8,random_probes=8,threshold=0.5")
     behind = jnp.arange(prompt.tokens.shape[1]) >= prompt.length[:, None]

@@ -162,6 +162,7 @@ def test_all_dense_answers_are_those_of_plain_decoding(reposition):
     assert ours.length.tolist() == [[6], [6]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reposition", "log_mass"), [(True, False), pytest.param(False, True, marks=pytest.mark.slow)])
 def test_answers_go_on_from_the_assembled_cache(reposition, log_mass):
     """Token by token, by calling the model: the question at n' (or behind the document), then its own best tokens."""
@@ -193,6 +194,7 @@ def test_one_document_is_asked_several_times_and_rows_answer_alone():
     assert sampled.tokens[0].tolist() != first.tokens[0].tolist()
 
 
+@pytest.mark.slow
 def test_query_key_scores_are_products_without_rotation():
     """Against queries and keys of the same passes, turned back one by one."""
     questions = [[3, 1, 4, 1, 5], [9, 2]]

@@ -39,7 +39,7 @@ def with_nan(cache):
     return cache.replace(recent=cache.recent.replace(keys=nan, values=nan))
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @given(
     st.integers(0, 10**6),
     st.lists(st.integers(0, PROMPT), min_size=BATCH, max_size=BATCH),
@@ -133,6 +133,7 @@ def test_long_heads_are_read_in_blocks_of_their_own():
         np.testing.assert_array_equal(cache.kept[layer].mask(slots), keep[layer])
 
 
+@pytest.mark.slow
 def test_heads_share_a_budget_and_pay_for_no_more():
     """What Ada-SnapKV keeps is ``capacity`` tokens per head on average, and so many slots, however uneven."""
     lengths = [40, 40, 40]

@@ -40,6 +40,7 @@ def plan(rng, batch: int, steps: int):
     return made
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=3)  # every shape compiles
 @given(st.integers(0, 10**6), st.sampled_from([1, 3]), st.sampled_from([1, 4, 6, 128]))
 def test_does_what_the_contiguous_layout_does(seed, batch, page_size):
@@ -137,6 +138,7 @@ def test_a_fork_that_does_not_fit_is_refused():
         cache.fork(jnp.asarray([1, 1, 1]))
 
 
+@pytest.mark.slow
 def test_a_rows_attention_does_not_depend_on_the_rows_beside_it():
     """With pages of the default size; and it is that of the contiguous layout, up to rounding."""
     rng = np.random.default_rng(3)

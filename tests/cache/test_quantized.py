@@ -137,6 +137,7 @@ def prompt(rng, lengths, slots=40):
     return append(cache, new).commit(None, jnp.asarray(lengths, jnp.int32)), new
 
 
+@pytest.mark.slow
 def test_prompts_keep_more_bits_for_what_is_important():
     rng = np.random.default_rng(0)
     lengths = [40, 13, 3]

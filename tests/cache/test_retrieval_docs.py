@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdec.decoding.chunks import append_tokens
 from tests.tiny_models import TINY, tiny_transformer
@@ -14,6 +15,7 @@ from tests.tiny_models import TINY, tiny_transformer
 PAGE = (Path(__file__).parents[2] / "docs" / "actqkv.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_example_runs_and_reads_everything():
     model = tiny_transformer(scale=4.0, num_layers=1)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, TINY.vocab_size, (2, 270)), jnp.int32)

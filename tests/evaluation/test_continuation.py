@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdec.context_rules import with_rules
 from jaxdec.decoding import Prompt
@@ -14,6 +15,7 @@ PROMPTS = [RNG.integers(0, 41, length).tolist() for length in (40, 23)]
 NEXT = jnp.asarray(RNG.integers(0, 41, (2, 5)))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_one_pass():
     model = tiny_transformer(scale=4.0)
     prompt = Prompt.create(PROMPTS, 5)

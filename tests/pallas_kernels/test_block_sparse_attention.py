@@ -51,6 +51,7 @@ def test_equals_reference(name, dtype):
     assert_states(got, expected_sparse(arrays, blocks), TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(st.integers(1, 40), st.sampled_from([1, 3, 8]), st.sampled_from([1, 5, 8]), st.integers(0, 10**6))
 def test_blocks_of_any_size(tokens, block_q, block_k, seed):
@@ -96,6 +97,7 @@ def test_what_is_not_listed_is_not_read():
     assert_states(block_sparse_attention(q, k, v, lengths, index, count, **blocks), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_batch():
     arrays, blocks = block_sparse_inputs(BlockSparseShape(4, 50, 4, 2, 16, 16, 16, 3))
     call = jax.jit(functools.partial(block_sparse_attention, **blocks))

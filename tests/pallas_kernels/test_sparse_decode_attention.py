@@ -33,6 +33,7 @@ def test_equals_reference(name, dtype):
     assert_states(got, expected_sparse(arrays, pages), TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.sampled_from([1, 3, 8]), st.sampled_from([2, 4]), st.integers(0, 10**6))
 def test_pages_of_any_size(tokens, num_pages, page_size, choosers, seed):

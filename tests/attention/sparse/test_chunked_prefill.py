@@ -80,6 +80,7 @@ def test_mask_and_executor_are_the_rule(name, lengths, seed):
         assert float(sparsity(selection, lengths)[row, 0]) <= rule.sparsity(length) + 1e-6
 
 
+@pytest.mark.slow
 def test_all_chunks_before_is_dense():
     """Six chunks; five before the last one."""
     rule = ChunkedPrefill(chunk=12, previous=5, marker=2, block=8)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdec.attention import sparse
 from jaxdec.attention.sparse.block_sparse import BlockSparse
@@ -18,6 +19,7 @@ from jaxdec.context_rules import ATTENTION_RULES, attention_rule, kv_cache_rule
 PAGE = (Path(__file__).parents[3] / "docs" / "sparse_attention.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_example_runs(capsys):
     code, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdec.attention.sparse.ada_snapkv import AdaSnapKV
 from jaxdec.cache import ContiguousCache
@@ -15,6 +16,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "kv_compression.md").read_text(enco
 LAYERS, BATCH, TOKENS, HEADS, KV_HEADS, WIDTH = 2, 1, 384, 4, 2, 8
 
 
+@pytest.mark.slow
 def test_examples_run():
     rng = np.random.default_rng(0)
 

@@ -116,6 +116,7 @@ def test_all_important_is_dense_and_some_important_a_mask():
     assert (np.asarray(out)[~np.asarray(some)] == 0).all(), "unimportant tokens get no attention"
 
 
+@pytest.mark.slow
 def test_every_row_is_as_if_alone():
     q, k, _, rows = prompts(2, SHAPE, [40, 23, 5])
     rule, rng = ZipVL(0.7, 6, 6), keys_of(3)

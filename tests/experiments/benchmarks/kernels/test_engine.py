@@ -27,6 +27,7 @@ def case(operation, **fields):
     return {**SHAPES[operation]._asdict(), "seconds": 0.001, **fields}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "side"), TAKING_PART)
 def test_every_side_equals_the_reference_and_is_timed(engine, monkeypatch, operation, side):
     monkeypatch.setattr(engine_module, "num_sets", lambda nbytes: 2)
