@@ -18,7 +18,6 @@ class Results:
     Attributes:
       shapes: of the small models, smallest first.
       params: of each, its parameters.
-      training: of each, ``losses`` by stage's end.
       sweeps: of each, the entries of :func:`experiments.papers.long_context.sweep.sweep`.
       recall: entries of :func:`experiments.papers.long_context.recall.recall_part`.
       chance: score of guessing, by task.
