@@ -127,6 +127,7 @@ def test_sizes_follow_length_and_compression():
         rule_of("flex_prefill", 128, 3.0)
 
 
+@pytest.mark.slow
 def test_a_pass_over_texts_is_dense_under_the_dense_rule_and_not_under_others(model):
     samples = token_samples("needle", 64, 3, 0, SIZES)
     settings = settings_of(["block_sparse"], [4.0])
@@ -145,6 +146,7 @@ def test_a_pass_over_texts_is_dense_under_the_dense_rule_and_not_under_others(mo
     assert [one["compression"] for one in found] == [pytest.approx(1), pytest.approx(4, rel=0.3)]
 
 
+@pytest.mark.slow
 def test_decoding_by_what_is_kept_is_decoding_under_that_mask(model):
     """Against one dense pass over the whole text; and SnapKV forgets what Quest finds."""
     samples = token_samples("needle", 64, 3, 1, SIZES)
