@@ -61,6 +61,7 @@ def test_draft_trees_have_room(tiny_lm):
 SAMPLED = {"method": "sample", "sampling": jaxdec.Sampling(1.0), "num_samples": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "pages"), [({}, [1, 2, 1]), pytest.param(SAMPLED, [1] * 9, marks=pytest.mark.slow)]
 )

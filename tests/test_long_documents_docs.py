@@ -11,6 +11,7 @@ from tests.tiny_text import NUM_TOKENS, byte_tokenizer
 PAGE = (Path(__file__).parents[1] / "docs" / "long_documents.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     lm = LoadedModel(tiny_transformer(vocab_size=NUM_TOKENS), byte_tokenizer(), "random")

@@ -61,6 +61,7 @@ def test_other_values_are_refused(value):
         share(batch(), PROMPTS, value)
 
 
+@pytest.mark.slow
 def test_texts_come_back_in_the_order_of_the_prompts():
     tiny_lm = LoadedModel(tiny_transformer(scale=3.0, vocab_size=NUM_TOKENS), byte_tokenizer(), "random")
     stem = "the sea is wide and the sea is deep and so on and on "

@@ -57,7 +57,7 @@ def companions(lm, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", DRAFTERS)
-@pytest.mark.parametrize("auto", [False, True])
+@pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_drafter_says_what_greedy_decoding_says(lm, companions, fixed_costs, name, auto):
     if auto and "tree_size" not in options_of(name):
         with pytest.raises(ValueError, match=f"method '{name}' has no option 'tree_size'"):
@@ -74,6 +74,7 @@ def test_every_drafter_says_what_greedy_decoding_says(lm, companions, fixed_cost
     assert fixed_costs == ([([n + 1 for n in AUTO_NODES], 2)] if auto else [])
 
 
+@pytest.mark.slow
 def test_sampling_and_samples_go_to_the_drafters_too(lm):
     options = {"sampling": Sampling(temperature=0.9), "num_samples": 2, "max_new_tokens": 8, "seed": 3}
     plain = jaxdec.generate(lm, PROMPT, method="sample", **options)

@@ -18,9 +18,15 @@ RAGGED_BUDGETS = (BUDGET, 5, 9, 1)
 STEM = (5, 6, 7, 8, 9, 10)
 SHARED_PROMPTS = ((*STEM, 1, 4, 3), (*STEM, 1, 4, 7, 7), (*STEM, 2), (11, 12))
 SHARED_NODES = [[Node(0, 3, 0, 6)], [Node(0, 2, 6, 8)]]
-ALSO_IN_A_HURRY = {"greedy", "beam", "draft_model:tree"}  # those of the default run; the slow one has all
+ALSO_IN_A_HURRY = {"greedy", "draft_model:tree"}  # those of the default run; the slow one has all
 VARIANTS = {"diverse_beam:cumulative", "suffix_retrieval:sizes", "draft_model", "aded:puct", "speculative:random-trees"}
 """Left to the slow run: the default one has another row of the same method."""
+
+
+PROCESSED = {
+    f"{name}:processed" for name in ("aded", "lookahead", "suffix_retrieval", "draft_model", "speculative:random-trees")
+}
+"""Laws under top-k and the like that are left to the slow run as well."""
 
 
 @pytest.fixture(
@@ -66,10 +72,10 @@ def built(row, size: int, dtype: str = "float32"):
     return row.build(script), model.accompanied(**row.companions(model, script))
 
 
-FLOAT64 = pytest.param(4, "float64", marks=pytest.mark.slow)
+SLOW_SIZES = [pytest.param(*case, marks=pytest.mark.slow) for case in ((1, "float32"), (4, "float64"))]
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(1, "float32"), (4, "float32"), FLOAT64])
+@pytest.mark.parametrize(("size", "dtype"), [(4, "float32"), *SLOW_SIZES])
 def test_text(row, size, dtype):
     with x64(dtype == "float64"):
         prompts, budgets = batch(size)
@@ -81,7 +87,13 @@ def test_text(row, size, dtype):
         assert ties == 0, "near-ties are allowed, but these prompts are known to have none"
 
 
-@pytest.mark.parametrize("law_row", SAMPLED, ids=identifier)
+@pytest.mark.parametrize(
+    "law_row",
+    [
+        pytest.param(row, id=identifier(row), marks=[pytest.mark.slow] if row.name in PROCESSED else [])
+        for row in SAMPLED
+    ],
+)
 def test_law(law_row):
     checks.check_law(law_row.build(()), law_row.law, lambda model: law_row.companions(model, NO_SCRIPT))
 
@@ -163,7 +175,7 @@ def test_what_is_declared_is_what_is_checked(any_row):
     assert method.reference in ("greedy decoding", "sampling", "beam search", "diverse beam search")
 
 
-@pytest.mark.parametrize("name", ["prompt_lookup", "suffix_retrieval"])
+@pytest.mark.parametrize("name", ["prompt_lookup", pytest.param("suffix_retrieval", marks=pytest.mark.slow)])
 def test_exact_match_draws_the_text_of_plain_sampling(name):
     """Deterministic guesses verified by exact match promise more than the law: the very text of the same seed."""
     law_row = next(row for row in SAMPLED if row.name == f"{name}:processed")

@@ -83,6 +83,7 @@ def test_equals_the_plain_reference(method, batch):
     check_against_reference(method, batch)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.sampled_from(METHODS[1:3] + METHODS[-1:]), batches)
 def test_equals_the_plain_reference_to_rounding_in_float64(method, batch):
@@ -90,6 +91,7 @@ def test_equals_the_plain_reference_to_rounding_in_float64(method, batch):
         check_against_reference(method, batch, jnp.float64, least_gap=1e-12, tolerance=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [BeamSearch(4), BeamSearch(3, length_penalty=0.3, sibling_penalty=0.5)])
 def test_a_transformer_with_ragged_prompts_end_tokens_and_budgets(method):
     model = tiny_transformer(scale=4.0)
@@ -160,6 +162,7 @@ def test_the_cache_holds_every_running_text_but_its_last_token():
     assert reordered, "no beam was ever reordered: the test shows nothing"
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_batch():
     model = tiny_transformer(scale=4.0)
     prompts, budgets = [[3, 1, 4], [2, 7, 1, 8, 2, 8], [5]], [9, 3, 6]

@@ -93,6 +93,7 @@ def check_texts_and_groups(method, batch):
         assert all(len(texts) == len(set(texts)) for texts in lists)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

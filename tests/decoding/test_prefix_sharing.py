@@ -111,6 +111,7 @@ METHODS = {
 SLOW = {"prompt_lookup", "diverse_beams", "beams", "tree", "greedy"}  # the contract suite has the like in float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
 def test_texts_are_those_without_sharing(name):
     model = tiny_transformer(scale=4.0)
@@ -183,6 +184,7 @@ def test_what_lies_behind_a_segment_is_never_read():
     np.testing.assert_array_equal(model(tokens, positions, cache).logits, clean)
 
 
+@pytest.mark.slow
 def test_rows_cannot_leave_their_span():
     model = tiny_transformer()
     _, shared = both(TREE_PROMPTS, find_levels(TREE_PROMPTS, 2))

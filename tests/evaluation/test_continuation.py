@@ -30,6 +30,7 @@ def test_scores_are_those_of_one_pass():
         assert scores.is_best[row].tolist() == (logits.argmax(-1) == NEXT[row]).tolist()
 
 
+@pytest.mark.slow
 def test_a_rule_changes_them():
     model = tiny_transformer(scale=4.0)
     prompt = Prompt.create(PROMPTS, 5)

@@ -37,6 +37,7 @@ def check_rows(document, commit_known=True):
             assert row["tokens_per_call"] == 1.0 or row["case"] in ("step_cost", "copy")
 
 
+@pytest.mark.slow
 def test_smoke_run_of_cpu_decode(tmp_path):
     """Starts the real engines, and the real command; peers take part where they are installed."""
     cache = {"JAXDEC_CACHE": str(tmp_path / "cache")}
@@ -69,6 +70,7 @@ def test_smoke_run_of_gpu_decode(tmp_path):
     check_rows(document)
 
 
+@pytest.mark.slow
 def test_smoke_run_of_kernels(tmp_path):
     quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # nearly all of the time is compiling
     done = launch("--suite=kernels", "--smoke", "--rounds=1", f"--out={tmp_path}", env=quick)
@@ -152,8 +154,8 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--suite must be one of cpu_decode, gpu_decode, kernels, list; got None"),
-        (["--suite=tpu"], "--suite must be one of cpu_decode, gpu_decode, kernels, list; got 'tpu'"),
+        ([], "--suite must be one of cpu_decode, gpu_decode, kernels, long_context, list; got None"),
+        (["--suite=tpu"], "--suite must be one of cpu_decode, gpu_decode, kernels, long_context, list; got 'tpu'"),
         (["--suite=cpu_decode", "--rounds=0"], "--rounds=0"),
         (["--suite=cpu_decode", "--repeats=-1"], "--repeats=-1"),
         (["--suite=cpu_decode", "--wait_quiet=-1"], "--wait_quiet=-1"),

@@ -115,7 +115,7 @@ def test_bad_files_are_one_clear_line_before_a_model_is_loaded(run_generate, no_
     refused(
         run_generate,
         ["--prompt=a", f"--config={config}"],
-        "unknown field 'maximum'; known: batch_size, datastore, diversity, ",
+        "unknown field 'maximum'; known: attention, batch_size, datastore, diversity, ",
     )
     config.write_text("def get_config()\n    return {}\n")
     refused(run_generate, ["--prompt=a", f"--config={config}"], f"--config={config}: SyntaxError: expected ':'")

@@ -57,6 +57,7 @@ def test_linear_takes_both_kinds_of_matrices():
     np.testing.assert_allclose(out, linear(x, w), atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, *(pytest.param(c, marks=pytest.mark.slow) for c in ({"tie_embeddings": False}, {"attention_bias": True}))],

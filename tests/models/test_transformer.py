@@ -97,6 +97,7 @@ def test_equals_the_equations(model):
     np.testing.assert_allclose(full_logits(model, tokens), reference_logits(model, tokens), atol=2e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_in_float64_to_rounding():
     with jax.enable_x64(True):
         model = tiny_transformer(dtype=jnp.float64, scale=4.0)
@@ -105,7 +106,9 @@ def test_in_float64_to_rounding():
         np.testing.assert_allclose(full_logits(model, tokens), reference_logits(model, tokens), atol=1e-4)
 
 
-@pytest.mark.parametrize("chunks", [[21], [1] * 21, [5, 1, 9, 6]])
+@pytest.mark.parametrize(
+    "chunks", [[21], *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ([1] * 21, [5, 1, 9, 6]))]
+)
 def test_text_fed_in_pieces_gives_the_same_logits(chunks):
     model = tiny_transformer(scale=4.0)
     tokens = np.random.default_rng(1).integers(0, model.vocab_size, (2, 21))
@@ -166,6 +169,7 @@ def test_is_a_language_module_and_counts_its_parameters():
     assert model.token_embeddings().shape == (v, d)
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_and_float32_activations():
     model = tiny_transformer(dtype=jnp.bfloat16, scale=4.0)
     out = model(jnp.asarray([[1, 2]], jnp.int32), jnp.arange(2)[None], model.init_cache(1, 4))

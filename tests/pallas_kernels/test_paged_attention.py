@@ -156,6 +156,7 @@ def test_tpu_kernel_lowers_at_real_shapes(name, dtype, page):
     )
 
 
+@pytest.mark.slow
 def test_tpu_gradient_is_that_of_xla():
     q, k, v, lengths, table = in_pages(*decode_inputs(DecodeShape(2, 1, 40, 2, 1, 64)), page=16)
 

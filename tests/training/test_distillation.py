@@ -22,6 +22,7 @@ def taught(teacher, seed: int = 0) -> Taught:
     return Taught(jnp.asarray(tokens, jnp.int32), jnp.asarray(weights, jnp.float32), logits)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_mean_divergence():
     teacher, student = tiny_transformer(0, scale=3.0), tiny_transformer(1, scale=3.0)
     batch = taught(teacher)

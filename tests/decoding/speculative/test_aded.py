@@ -226,6 +226,7 @@ def test_drafting_adapts_to_a_text_that_repeats_itself():
     assert int(method.result(carried).target_calls[0, 0]) < len(emitted), "what was learnt helps the next text"
 
 
+@pytest.mark.slow
 def test_an_adversarial_table_changes_no_text():
     model = tiny_transformer()
     prompt = Prompt.create([[3, 1, 4], [1]], 20)

@@ -22,6 +22,7 @@ def pair():
     return tiny_transformer(scale=4.0).accompanied(draft=draft), draft
 
 
+@pytest.mark.slow
 def test_a_chain_is_the_drafts_own_greedy_text_and_its_cache_follows_the_target():
     model, draft = pair()
     method = Speculative(DraftModel((1, 1, 1)))
@@ -62,6 +63,7 @@ def test_a_draft_equal_to_its_target_is_always_accepted():
         assert method.result(state).target_calls.tolist() == [[4], [4]], "the prefill and 12 tokens by fours"
 
 
+@pytest.mark.slow
 def test_acceptance_is_the_overlap_of_the_two_laws():
     """sum_x min(p, q): measured at the first node of chains drawn from mixtures of a foreign law and the target's own."""
     model, table = markov_model(6, seed=1, concentration=0.9)
@@ -80,6 +82,7 @@ def test_acceptance_is_the_overlap_of_the_two_laws():
     assert rates[-1] == 1.0
 
 
+@pytest.mark.slow
 def test_disjoint_laws_accept_nothing():
     model, _ = markov_model(6, seed=1)
     half = jnp.where(jnp.arange(6) < 3, 0.0, -jnp.inf)
@@ -92,6 +95,7 @@ def test_disjoint_laws_accept_nothing():
     assert (np.asarray(method.result(state).tokens)[:, 0, :8] < 3).all()
 
 
+@pytest.mark.slow
 def test_skipped_layers_share_the_parameters():
     model = tiny_transformer(scale=4.0, num_layers=4)
     draft = skip_layers(model, [0, 3])

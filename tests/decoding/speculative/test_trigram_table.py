@@ -115,6 +115,7 @@ def test_a_full_row_gives_up_its_lightest_and_a_full_table_nothing():
     assert known == list(range(3, 2 + PROBES)), "the last one found no place"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(texts, texts, st.sampled_from([0.6, 1.0, 3.0]))
 def test_two_tables_act_as_their_capped_sum(one, other, cap):

@@ -21,6 +21,7 @@ def yields(lines):
     return [line["new_tokens"] / line["target_calls"] for line in lines]
 
 
+@pytest.mark.slow
 def test_what_was_learnt_is_there_at_the_next_prompt(lines):
     assert len(set(yields(lines["static"]))) == 1
     for arm in ("adaptive", "adaptive_cold"):

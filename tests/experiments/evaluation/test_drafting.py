@@ -31,6 +31,7 @@ def middle(method, model):
     return advance(method, model, start(method, model, prompt), 2)
 
 
+@pytest.mark.slow
 def test_a_drafter_that_learns_learns_as_often_as_it_is_asked(model):
     method = speculative("aded", tree_size=3, window=4, capacity=64)
     state = middle(method, model)
@@ -76,6 +77,7 @@ def test_the_compiler_does_not_draft_once_before_the_loop(model):
     assert [int(state.length[0])] * 6 == LENGTHS
 
 
+@pytest.mark.slow
 def test_what_a_step_leaves_behind_is_what_the_engine_makes_of_it(model):
     method = speculative("prompt_lookup", tree_size=3)
     state = middle(method, model)
