@@ -39,7 +39,7 @@ def with_nan(cache):
     return cache.replace(recent=cache.recent.replace(keys=nan, values=nan))
 
 
-@settings(deadline=None, max_examples=3)
+@settings(deadline=None, max_examples=5)
 @given(
     st.integers(0, 10**6),
     st.lists(st.integers(0, PROMPT), min_size=BATCH, max_size=BATCH),

@@ -73,7 +73,7 @@ def filled(rng, lengths, rule=RULE, **changes):
     return cache
 
 
-@settings(deadline=None, max_examples=2)
+@settings(deadline=None, max_examples=3)
 @given(
     st.integers(0, 10**6), st.lists(st.sampled_from(["in order", "path", "reject", "forget"]), min_size=4, max_size=8)
 )

@@ -19,12 +19,12 @@ STEM = (5, 6, 7, 8, 9, 10)
 SHARED_PROMPTS = ((*STEM, 1, 4, 3), (*STEM, 1, 4, 7, 7), (*STEM, 2), (11, 12))
 SHARED_NODES = [[Node(0, 3, 0, 6)], [Node(0, 2, 6, 8)]]
 ALSO_IN_A_HURRY = {"greedy"}  # those of the default run; the slow one has all
-VARIANTS = {"diverse_beam:cumulative", "suffix_retrieval:sizes", "draft_model", "aded:puct", "speculative:random-trees"}
+VARIANTS = {"diverse_beam:cumulative", "suffix_retrieval:sizes", "draft_model", "aded:puct", "speculative:random trees"}
 """Left to the slow run: the default one has another row of the same method."""
 
 
 PROCESSED = {
-    f"{name}:processed" for name in ("aded", "lookahead", "suffix_retrieval", "draft_model", "speculative:random-trees")
+    f"{name}:processed" for name in ("aded", "lookahead", "suffix_retrieval", "draft_model", "speculative:random trees")
 }
 """Laws under top-k and the like that are left to the slow run as well."""
 
