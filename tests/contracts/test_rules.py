@@ -30,7 +30,7 @@ METHODS = {
 SMALL = {
     "block_sparse": {"attention": "block_sparse:top_blocks=4,block=4"},
     "vertical_slash": {"attention": "vertical_slash:vertical=8,slash=8,sinks=2,local=4,window=8,tile=8"},
-    "flex_prefill": {"attention": "flex_prefill:min_budget=8,alpha=0.3,window=8"},
+    "flex_prefill": {"attention": "flex_prefill:min_budget=8,alpha=0.3,window=8,sinks=2,local=4,tile=8"},
     "zipvl": {"attention": "zipvl:threshold=0.7,last_probes=8,random_probes=8"},
     "video_xl2": {"attention": "video_xl2:chunk=8,previous=1,prefix=4,marker=2,suffix=4"},
     "quest": {"attention": "quest:budget=16,page_size=8"},
