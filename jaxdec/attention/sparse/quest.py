@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdec.attention.dense import SlotMask
+from jaxdec.attention.sparse.slots import cut_pieces, cut_slots
 from jaxdec.typing import Array, Bool, Float, Int
 from pallas_kernels.arguments import check_integers
 from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
@@ -220,29 +221,17 @@ def quest_attention(
         rows = grouped[row, token, chooser].astype(product_type)
         state = empty(rows.shape[0], width, dtype)
         first = size * pages[row, chooser, token]
-        sides = (_pages(side, row, head, first, size) for side in (keys, values))
+        sides = (cut_pieces(side, row, head, first, size) for side in (keys, values))
         state = read(state, rows, jnp.repeat(used[row, chooser, token], size), sides)
         current = length[row] // size * size
         start = jnp.minimum(current, capacity - tail)
         slot = start + jnp.arange(tail)
         new = slot - length[row]
         seen = (new < 0) | ((new < num_new) & visible[row, token, jnp.clip(new, 0, num_new - 1)])
-        at = (row, head, start, 0)
-        sides = (jax.lax.dynamic_slice(side, at, (1, 1, tail, width)).reshape(tail, width) for side in (keys, values))
+        sides = (cut_slots(side, row, head, start, tail) for side in (keys, values))
         return finish(read(state, rows, (slot >= current) & seen, sides))
 
     out, lse = over_tiles(of_query, jnp.arange(batch * choosers * num_new))
     out = out.reshape(batch, choosers, num_new, -1, width).transpose(0, 2, 1, 3, 4)
     lse = lse.reshape(batch, choosers, num_new, -1).transpose(0, 2, 1, 3)
     return out.reshape(batch, num_new, num_heads, width), lse.reshape(batch, num_new, num_heads)
-
-
-def _pages(
-    side: Float[Array, "B G S E"], row: Int[Array, ""], head: Int[Array, ""], first: Int[Array, "N"], size: int
-) -> Float[Array, "K E"]:
-    """The pages of a head that begin at ``first``. Out of the buffer as it is: of a reshaped one XLA makes a copy per layer."""
-    starts = jnp.stack(jnp.broadcast_arrays(row.astype(first.dtype), head.astype(first.dtype), first), axis=1)
-    numbers = jax.lax.GatherDimensionNumbers(offset_dims=(1, 2), collapsed_slice_dims=(0, 1), start_index_map=(0, 1, 2))
-    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    pages = jax.lax.gather(side, starts, numbers, (1, 1, size, side.shape[3]), mode=mode)
-    return pages.reshape(-1, side.shape[3])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdec.attention.sparse.actqkv import ActQKV
+from jaxdec.attention.sparse.slots import cut_pieces, cut_slots
 from jaxdec.typing import Array, Bool, Float, Int
 from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
 from pallas_kernels.tiled_attention.xla import over_tiles
@@ -43,10 +44,12 @@ def near_mask(
     return (new < 0)[:, None] | ((new < num_new)[:, None] & jnp.take_along_axis(visible, index, axis=2))
 
 
-def near_of(side: Float[Array, "N E"], begin: Array, slots: Int[Array, "W"], sinks: int) -> Float[Array, "W E"]:
-    """The near slots of one head of one row, which begins at ``begin`` of the flattened keys or values."""
-    rest = jax.lax.dynamic_slice_in_dim(side, begin + slots[sinks], slots.shape[0] - sinks)
-    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(side, begin, sinks), rest]) if sinks else rest
+def near_of(
+    side: Float[Array, "B G S E"], row: Int[Array, ""], head: Int[Array, ""], slots: Int[Array, "W"], sinks: int
+) -> Float[Array, "W E"]:
+    """The near slots of one head of one row."""
+    rest = cut_slots(side, row, head, slots[sinks], slots.shape[0] - sinks)
+    return jnp.concatenate([cut_slots(side, row, head, jnp.zeros_like(row), sinks), rest]) if sinks else rest
 
 
 def retrieved_attention(
@@ -72,7 +75,7 @@ def retrieved_attention(
       rule: static.
     """
     batch, num_new, num_heads, width = queries.shape
-    num_kv_heads, capacity = keys.shape[1:3]
+    num_kv_heads = keys.shape[1]
     size, dtype = rule.block_size, jnp.promote_types(queries.dtype, jnp.float32)
     product_type = dtype if jax.default_backend() == "cpu" else keys.dtype  # two-byte products are slow on processors
     at_a_time = min(max(TOKENS_AT_A_TIME // size, 1), chosen.shape[1])
@@ -81,11 +84,9 @@ def retrieved_attention(
     group = num_heads // num_kv_heads
     grouped = queries.reshape(batch, num_new, num_kv_heads, group, width).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, num_kv_heads, group * num_new, width)
-    flat = tuple(side.reshape(-1, width) for side in (keys, values))
 
     def of_head(index):
         row, head = index // num_kv_heads, index % num_kv_heads
-        begin = index * capacity
         rows = grouped[row, head].astype(product_type)
 
         def read(state: SoftmaxState, used, seen, sides) -> SoftmaxState:
@@ -97,11 +98,11 @@ def retrieved_attention(
             first = number * at_a_time
             blocks = jax.lax.dynamic_slice_in_dim(chosen[row], first, at_a_time)
             used = jnp.repeat(first + jnp.arange(at_a_time) < count[row], size)
-            where = begin + rule.sinks + (blocks[:, None] * size + jnp.arange(size)).reshape(-1)
-            return read(state, used, used, (side.at[where].get(mode="promise_in_bounds") for side in flat))
+            begin = rule.sinks + blocks * size
+            return read(state, used, used, (cut_pieces(side, row, head, begin, size) for side in (keys, values)))
 
         state = empty(rows.shape[0], width, dtype)
-        near = (near_of(side, begin, slots[row], rule.sinks) for side in flat)
+        near = (near_of(side, row, head, slots[row], rule.sinks) for side in (keys, values))
         state = read(state, slots[row] < length[row] + num_new, jnp.tile(allowed[row], (group, 1)), near)
         turns = (count[row] + at_a_time - 1) // at_a_time
         return finish(jax.lax.fori_loop(0, turns, read_blocks, state))
