@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from jaxdec.context_rules import attention_rule
 from jaxdec.loading import LoadedModel
 from tests.tiny_models import tiny_transformer

@@ -67,10 +67,8 @@ def test_bad_input_is_refused_before_a_model_is_loaded(run, monkeypatch, flags, 
     assert message in err
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A run that breaks off before the result is written, and its continuation: ``(result, stdout's path, loops, folder)``."""
-    folder = tmp_path_factory.mktemp("evaluation")
+def broken_off_and_continued(folder):
+    """A smoke run that breaks off before its result is written, and its continuation: ``(result, path, kept parts)``."""
     flags = ["evaluate", "--suite=specbench", "--smoke", f"--out={folder}", "--families=chat,edit", f"--methods={ARMS}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxdec, "enable_compilation_cache", lambda: None)
@@ -94,18 +92,21 @@ def smoke(tmp_path_factory):
         )
         assert run_command(flags, "") == 0
     (path,) = folder.glob("*.json")
-    return json.loads(path.read_text()), path, kept, folder
+    return json.loads(path.read_text()), path, kept
 
 
-def test_a_run_that_broke_off_keeps_its_parts_and_goes_on_from_them(smoke):
-    _, _, kept, folder = smoke
+def test_a_run_that_broke_off_keeps_its_parts_and_goes_on_from_them(tmp_path):
+    document, path, kept = broken_off_and_continued(tmp_path)
     assert {"collection.json", "rounds.json", "step_cost_float32.json", ".gitignore"} <= set(kept)
     assert "adaptation_code_adaptive.json" in kept
-    assert [name for name in os.listdir(folder) if "parts" in name] == []  # gone with the result written
+    assert [name for name in os.listdir(tmp_path) if "parts" in name] == []  # gone with the result written
+    says_what_was_measured_and_how(document, path)
+    has_the_texts_of_plain_decoding(document)
+    has_counters_that_add_up(document)
+    has_drafting_and_adaptation(document)
 
 
-def test_the_result_says_what_was_measured_and_how(smoke):
-    document, path, *_ = smoke
+def says_what_was_measured_and_how(document, path):
     assert path.name == f"specbench_smoke_smoke-float32_{document['host']}_{document['date']}.json"
     assert document["environment"]["jax"] == jax.__version__
     assert list(document["arms"]) == ["greedy", *ARMS.split(",")]
@@ -116,13 +117,11 @@ def test_the_result_says_what_was_measured_and_how(smoke):
     assert [target["measured"] for target in document["targets"]] == [None] * 7
 
 
-def test_the_texts_are_those_of_plain_decoding(smoke):
-    document = smoke[0]
+def has_the_texts_of_plain_decoding(document):
     assert document["differences"] == {name: {"compared": 2, "equal": 2, "unequal": []} for name in ARMS.split(",")}
 
 
-def test_counters_add_up(smoke):
-    document = smoke[0]
+def has_counters_that_add_up(document):
     for row in document["rows"]:
         assert row["tokens_per_call"] == row["new_tokens"] / row["target_calls"] >= 1
         assert row["new_tokens"] == row["prompts"] * 8
@@ -135,8 +134,7 @@ def test_counters_add_up(smoke):
     assert by["all", "prompt_lookup_7"]["fed"] == 7 * (by["all", "prompt_lookup_7"]["target_calls"] - 2)
 
 
-def test_drafting_and_adaptation_are_there(smoke):
-    document = smoke[0]
+def has_drafting_and_adaptation(document):
     assert {cost["arm"] for cost in document["drafting"]} == {"prompt_lookup_7"}  # what is timed
     assert [row["domain"] for row in document["adaptation"]] == ["code", "chat"]
     assert [row["ids"] for row in document["adaptation"]] == [["code-01"], ["chat-01"]]
