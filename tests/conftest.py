@@ -4,6 +4,16 @@ import jax
 import pytest
 
 
+def pytest_configure(config):
+    """Programs are compiled once for all workers and the next run (``pytest --cache-clear`` forgets them).
+
+    Three quarters of the seconds go into compiling, some of it what another module or worker has compiled already.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
     """Compiled programs are kept as long as the process lives; thousands of them exhaust its memory mappings."""

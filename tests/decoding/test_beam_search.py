@@ -118,6 +118,7 @@ def test_a_transformer_with_ragged_prompts_end_tokens_and_budgets(method):
             assert forced == pytest.approx(float(log_prob), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy_decoding():
     model = tiny_transformer(scale=4.0)
     prompt = Prompt.create([[3, 1, 4], [1, 5, 9, 2, 6]], [11, 7], eos_tokens=[5])

@@ -154,6 +154,7 @@ def test_samples_of_one_prompt_keep_it_once():
     assert cache.length.tolist() == [70] * 5 + [64] * 5
 
 
+@pytest.mark.slow
 def test_long_prompts_are_fed_in_chunks(monkeypatch):
     from jaxdec.decoding import chunks as module
 

@@ -75,7 +75,7 @@ def quick(model, monkeypatch):
     return model
 
 
-@pytest.mark.parametrize("page", [*PAGES[:2], *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[2:])])
+@pytest.mark.parametrize("page", [PAGES[0], *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])])
 def test_python_blocks_run(page, quick, capsys):
     found = blocks(page, "python")
     assert found

@@ -77,6 +77,7 @@ def test_a_model_in_int8_is_close_to_the_original_and_decodes_like_itself(change
     np.testing.assert_allclose(small.token_embeddings(), model.token_embeddings(), atol=0.05)
 
 
+@pytest.mark.slow
 def test_fresh_parameters_have_the_form_of_quantised_ones():
     small = in_int8(tiny_transformer())
     zeros = jnp.zeros((1, 1), jnp.int32)

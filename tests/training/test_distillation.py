@@ -38,6 +38,7 @@ def test_the_loss_is_the_weighted_mean_divergence():
     assert float(distillation_loss(teacher, batch)) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_of_one_layer_comes_closer_and_keeps_its_embeddings():
     teacher = tiny_transformer(scale=3.0)
     student = skip_layers(teacher, [1])

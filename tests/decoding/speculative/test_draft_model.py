@@ -54,6 +54,7 @@ def test_a_tree_holds_the_most_probable_tokens_below_every_node():
             assert tree.parents[row, 3 + 2 * node : 5 + 2 * node].tolist() == [node, node]
 
 
+@pytest.mark.slow
 def test_a_draft_equal_to_its_target_is_always_accepted():
     model = tiny_transformer(scale=4.0)
     for sampling in (Sampling(temperature=0), Sampling(temperature=1.0)):

@@ -32,6 +32,7 @@ def test_what_was_learnt_is_there_at_the_next_prompt(lines):
     assert [line["id"] for line in lines["static"]] == ["p0", "p1", "p2", "p3"]
 
 
+@pytest.mark.slow
 def test_the_cold_arm_does_not_see_the_table():
     model, _ = markov_model(num_states=40, seed=5, concentration=0.2)
     prompts = {"p": padded_prompt([1, 2], 16, [], model)}

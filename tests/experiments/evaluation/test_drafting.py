@@ -87,6 +87,7 @@ def test_what_a_step_leaves_behind_is_what_the_engine_makes_of_it(model):
     assert jnp.array_equal(after.length, real.length)
 
 
+@pytest.mark.slow
 def test_the_cost_is_the_ratio_of_two_times(model):
     method = speculative("aded", tree_size=3, window=4, capacity=64)
     prompt = padded_prompt([1, 2, 3, 4, 5, 6], 16, [], model)
