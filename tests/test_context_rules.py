@@ -98,7 +98,8 @@ def test_methods_decode_by_rules(model, name, method):
         np.testing.assert_allclose(decoded.log_prob, dense.log_prob, rtol=0.3)
 
 
-@pytest.mark.parametrize("name", [pytest.param("quantized", marks=pytest.mark.slow), "zipvl cache"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quantized", "zipvl cache"])
 def test_fewer_bits_say_nearly_the_same(model, plain, name):
     rules, layout = NEAR[name]
     prompt = with_rules(batch(), **rules)

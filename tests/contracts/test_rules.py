@@ -40,7 +40,7 @@ SMALL = {
     "quantized": {"kv_cache": "quantized:bits=2,window=4"},
     "zipvl cache": {"kv_cache": "zipvl:threshold=0.7,last_probes=8,random_probes=8,window=4"},
 }
-QUICK = {("quest", "sample"), ("snapkv", "prompt_lookup:sample")}
+QUICK = {("snapkv", "prompt_lookup:sample")}
 
 
 def batch(seed=3, **rules):

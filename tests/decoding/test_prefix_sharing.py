@@ -165,6 +165,7 @@ def test_long_prompts_are_fed_in_chunks(monkeypatch):
     assert decode(Autoregressive(), model, shared).tokens.tolist() == expected.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_what_lies_behind_a_segment_is_never_read():
     model = tiny_transformer(scale=4.0)
     _, shared = both(TREE_PROMPTS, find_levels(TREE_PROMPTS, 2))

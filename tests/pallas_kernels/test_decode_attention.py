@@ -49,7 +49,7 @@ def test_number_of_splits_changes_rounding_only(num_splits):
     assert_states(got, expected_decode(*inputs), 1e-5)
 
 
-@pytest.mark.parametrize("num_splits", [None, 3])
+@pytest.mark.parametrize("num_splits", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_a_row_does_not_depend_on_the_batch(num_splits):
     """To the bit from two rows on; a loop that runs once is compiled to something else, which rounds in its own way."""
     q, k, v, lengths = decode_inputs(DecodeShape(5, 4, 700, 6, 2, 64))
