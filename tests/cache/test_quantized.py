@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdec.attention.sparse.kv_quantization import BITS
-from jaxdec.cache import Cache
+from jaxdec.cache import Cache, ContiguousCache
 from jaxdec.cache.quantized import QuantizedCache
 from tests.attention.sparse.prompts import textbook
 from tests.cache import test_contiguous as one_piece
@@ -180,6 +180,30 @@ def test_prompts_of_one_precision_and_under_jit():
     assert made.packed[0].used.tolist() == cache.packed[0].used.tolist()
     differ = [np.asarray(a.key_codes) != np.asarray(b.key_codes) for a, b in zip(made.packed, cache.packed)]
     assert np.mean(differ) < 0.01, "codes at a rounding boundary may differ"
+
+
+def test_a_prompt_is_packed_as_its_tokens_would_be_one_block_after_another():
+    rng = np.random.default_rng(4)
+    plain, _ = prompt(rng, [40, 13, 3])
+    made = QuantizedCache.of_prompt(plain, bits=4, capacity=64, **SIZES).packed[0]
+    region, count = jax.tree.map(jnp.zeros_like, made), jnp.maximum(plain.length - WINDOW, 0)
+    for first in range(0, 40, BLOCK):
+        piece = (side[0][:, :, first : first + BLOCK] for side in (plain.keys, plain.values))
+        region = region.push(*piece, jnp.clip(count - first, 0, BLOCK))
+    assert made.blocks.tolist() == [5, 1, 0]
+    for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(region), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_the_program_that_packs_a_prompt_does_not_grow_with_it():
+    """A loop over 16k tokens in Python took all memory there was."""
+
+    def operations(slots):
+        plain = ContiguousCache.create(**{**SHAPE, "capacity": slots})
+        made = jax.make_jaxpr(lambda plain: QuantizedCache.of_prompt(plain, bits=4, capacity=slots, **SIZES))(plain)
+        return len(str(made).splitlines())
+
+    assert operations(1024) < 1.1 * operations(128)
 
 
 @pytest.mark.slow

@@ -172,6 +172,27 @@ class PackedTokens(struct.PyTreeNode):
         arrays = (self.key_codes, self.key_low, self.key_step, self.value_codes, self.value_low, self.value_step)
         return sum(array.nbytes for array in arrays)
 
+    def coded(
+        self, keys: Float[Array, "B G P E"], values: Float[Array, "B G P E"], count: Int[Array, "B"]
+    ) -> dict[str, Array]:
+        """Codes, least values and steps of a block of tokens, by the names of the fields, without the axis of blocks.
+
+        What lies behind ``count`` may be NaN, and gives zeros; so does a block without tokens.
+        """
+        fits = (jnp.arange(keys.shape[2]) < count[:, None])[:, None, :, None]
+        keys, values = (jnp.where(fits, side, 0).astype(jnp.float32) for side in (keys, values))
+        codes, low, step = quantize(keys, self.bits, axis=2, used=fits)
+        grouped = values.reshape(*values.shape[:3], self.value_low.shape[-1], -1)
+        value_codes, value_low, value_step = quantize(grouped, self.bits, axis=-1)
+        return {
+            "key_codes": pack(codes, self.bits),
+            "key_low": low[:, :, 0],
+            "key_step": step[:, :, 0],
+            "value_codes": pack(value_codes.reshape(values.shape), self.bits),
+            "value_low": value_low[..., 0],
+            "value_step": value_step[..., 0],
+        }
+
     def push(
         self, keys: Float[Array, "B G P E"], values: Float[Array, "B G P E"], count: Int[Array, "B"]
     ) -> "PackedTokens":
@@ -180,20 +201,7 @@ class PackedTokens(struct.PyTreeNode):
         Blocks that are there already do not change. The caller keeps ``blocks`` within ``M``. What lies behind ``count`` may be
         NaN.
         """
-        fits = (jnp.arange(keys.shape[2]) < count[:, None])[:, None, :, None]
-        keys, values = (jnp.where(fits, side, 0).astype(jnp.float32) for side in (keys, values))
-        codes, low, step = quantize(keys, self.bits, axis=2, used=fits)
-        groups = self.value_low.shape[-1]
-        grouped = values.reshape(*values.shape[:3], groups, -1)
-        value_codes, value_low, value_step = quantize(grouped, self.bits, axis=-1)
-        new = {
-            "key_codes": pack(codes, self.bits),
-            "key_low": low[:, :, 0],
-            "key_step": step[:, :, 0],
-            "value_codes": pack(value_codes.reshape(values.shape), self.bits),
-            "value_low": value_low[..., 0],
-            "value_step": value_step[..., 0],
-        }
+        new = self.coded(keys, values, count)
         row = jnp.arange(count.shape[0])
         where = jnp.where(count > 0, self.blocks, self.used.shape[1])  # behind the last: dropped
         written = {name: getattr(self, name).at[row, :, where].set(part, mode="drop") for name, part in new.items()}
