@@ -45,7 +45,7 @@ def attend_list(
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     product_type = dtype if jax.default_backend() == "cpu" else q.dtype  # products of two-byte floats are slow there
     (rows, width), block = q.shape, k.shape[1]
-    at_a_time = min(max(KEYS_AT_A_TIME // block, 1), index.shape[0])
+    at_a_time = even_pieces(index.shape[0], max(KEYS_AT_A_TIME // block, 1))
     index = jnp.pad(index, (0, -index.shape[0] % at_a_time)).reshape(-1, at_a_time)
     queries, row = q.astype(product_type), None
     if first is not None:
@@ -74,3 +74,11 @@ def attend_list(
     state, _ = jax.lax.scan(step, empty(rows, width, dtype), (starts, index))
     o, lse = finish(state)
     return o, lse[:, 0]
+
+
+def even_pieces(count: int, most: int) -> int:
+    """Length of equal pieces that ``count`` is cut into, at most ``most``: 17 by at most 8 is 6, 6 and 5, and not 8, 8 and 1.
+
+    The last piece is filled up, and what it is filled up with is computed.
+    """
+    return -(-count // max(-(-count // most), 1))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pallas_kernels import block_sparse_attention, merge
 from pallas_kernels.block_sparse_attention.shapes import ODD, SHAPES, BlockSparseShape
+from pallas_kernels.listed_attention.xla import even_pieces
 from tests.pallas_kernels.arrays import (
     TOLERANCE,
     assert_states,
@@ -191,3 +192,12 @@ ARRAYS = {"q": Q, "k": K, "v": K, "lengths": LENGTHS, "block_index": INDEX, "num
 def test_refuses(changes, error, message):
     with pytest.raises(error, match=message):
         block_sparse_attention(**{**ARRAYS, "block_q": 4, "block_k": 4, **changes})
+
+
+@given(count=st.integers(1, 300), most=st.integers(1, 40))
+def test_lists_are_cut_into_as_few_pieces_as_can_be_with_little_to_fill_up(count, most):
+    piece = even_pieces(count, most)
+    assert 1 <= piece <= most
+    pieces = -(-count // piece)
+    assert pieces == -(-count // most)
+    assert 0 <= pieces * piece - count < pieces

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 
 from jaxdec.attention.sparse.selection import PrefillRule, sparsity
 from jaxdec.typing import Array, Float, Int
+from pallas_kernels.listed_attention.xla import KEYS_AT_A_TIME, even_pieces
 from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
 from pallas_kernels.tiled_attention.xla import over_tiles
-
-KEYS_AT_A_TIME = 512
 
 
 def sparse_attention(
@@ -156,9 +155,9 @@ def _in_chunks(
     unused: int,
 ) -> SoftmaxState:
     """Read the first ``count`` places, ``chunk`` at a time; filled up with ``unused``."""
-    chunk = min(chunk, places.shape[0])
-    if not chunk:
+    if not places.shape[0]:
         return state
+    chunk = even_pieces(places.shape[0], chunk)
     places = jnp.pad(places, (0, -places.shape[0] % chunk), constant_values=unused)
 
     def step(index, state):
