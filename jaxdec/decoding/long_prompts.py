@@ -37,9 +37,8 @@ from jaxdec.decoding.context_rules import ContextRules
 from jaxdec.language_model import LanguageModel
 from jaxdec.typing import Array, Float
 
-PROBES = (
-    2**31 - 1
-)  # folded into a row's key: a text position that there is not, so that probes are no draws of the text
+PROBES = 2**31 - 1
+"""Folded into a row's key: a position that no text has, so that probes are no draws of the text."""
 
 
 def feed_by_rules(model: LanguageModel, prompt: Any, times: int = 1) -> tuple[Float[Array, "B V"], Cache]:
