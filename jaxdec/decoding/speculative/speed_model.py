@@ -22,7 +22,7 @@ from jaxdec.typing import Array, Bool, Float, Int
 PRIOR_CHANCE = 0.5  # of acceptance, given that the depth before was accepted
 PRIOR_WEIGHT = 1.0  # of that prior against the average over all depths, in tests
 POOL_WEIGHT = 0.5  # of that average against a single depth, in tests
-MEMORY = 0.93  # weight of a step's outcome one step later
+MEMORY = 0.98  # weight of a step's outcome one step later: what failed is tried again after about eighty steps
 
 
 class AcceptanceRates(struct.PyTreeNode):
