@@ -124,6 +124,7 @@ def padded(rows):
     return jnp.asarray(tokens), jnp.asarray([len(document) for document in rows], jnp.int32)
 
 
+@pytest.mark.slow
 def test_gathered_masked_and_chunk_by_chunk_agree():
     rows = documents()
     tokens, lengths = padded(rows)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxdec.cache import ContiguousCache
 from jaxdec.language_model import LanguageModel
 from jaxdec.models import DecoderConfig, Transformer
+from jaxdec.models.crate import CrateConfig
+from jaxdec.models.crate_lm import CrateLM, CrateLMConfig
 
 TINY = DecoderConfig(
     architecture="llama",
@@ -75,3 +77,13 @@ def markov_model(num_states: int = 6, seed: int = 0, concentration: float = 0.7)
     table = np.random.default_rng(seed).dirichlet(np.full(num_states, concentration), size=num_states)
     params = {"log_table": jnp.asarray(np.log(table), jnp.float32)}
     return LanguageModel(MarkovModule(num_states), params), table
+
+
+def tiny_crate(seed: int = 0, dtype: Any = jnp.float32, scale: float = 4.0) -> LanguageModel:
+    """A random CRATE language model whose logits are spread widely enough to have a clear best token."""
+    layers = CrateConfig(hidden_size=32, num_layers=2, num_heads=4)
+    module = CrateLM(CrateLMConfig(layers, vocab_size=TINY.vocab_size, max_position_embeddings=512), dtype=dtype)
+    zeros = jnp.zeros((1, 1), jnp.int32)
+    params = module.init(jax.random.key(seed), zeros, zeros, module.init_cache(1, 2))["params"]
+    tables = ("token_table", "position_table")
+    return LanguageModel(module, {name: leaf * scale if name in tables else leaf for name, leaf in params.items()})

@@ -121,6 +121,7 @@ def test_unused_slots(row):
     checks.check_unused_slots(*built(row, 4), Prompt.create(prompts, budgets, eos_tokens=checks.NO_ENDS))
 
 
+@pytest.mark.slow
 def test_independence(row):
     if "speculative:" in row.name:
         return  # the script of these test drafters belongs to one batch

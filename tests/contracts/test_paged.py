@@ -19,7 +19,7 @@ from tests.contracts.test_contracts import (
 from tests.contracts.test_negative_controls import fails, ragged
 
 PAGE = 8  # so that short texts have several, and budgets and draft trees end anywhere in one
-ALSO_IN_A_HURRY = {"beam", "draft_model:tree"}
+ALSO_IN_A_HURRY = {"beam"}
 
 
 @pytest.fixture(

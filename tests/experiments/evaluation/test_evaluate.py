@@ -97,7 +97,8 @@ def broken_off_and_continued(folder, families, arms):
     return json.loads(path.read_text()), path, kept
 
 
-@pytest.mark.parametrize(("families", "arms"), [QUICK, pytest.param(*WHOLE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("families", "arms"), [QUICK, WHOLE])
 def test_a_run_that_broke_off_keeps_its_parts_and_goes_on_from_them(tmp_path, families, arms):
     document, path, kept = broken_off_and_continued(tmp_path, families, arms)
     assert {"collection.json", "rounds.json", "step_cost_float32.json", ".gitignore"} <= set(kept)

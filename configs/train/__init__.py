@@ -1,0 +1,1 @@
+"""Configs of training runs, for ``python -m experiments.train --config=configs/train/NAME.py``."""

@@ -1,0 +1,1 @@
+"""Parts of the replica of MMCR: :mod:`experiments.papers.mmcr`."""

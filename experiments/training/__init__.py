@@ -1,0 +1,1 @@
+"""What the launcher ``experiments.train`` is made of."""

@@ -1,0 +1,1 @@
+"""Losses and norms that are somebody's paper."""

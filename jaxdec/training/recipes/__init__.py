@@ -1,0 +1,1 @@
+"""Recipes: one training method a file, for :func:`jaxdec.training.trainer.train`."""
