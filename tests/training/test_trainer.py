@@ -198,7 +198,9 @@ def test_other_precisions_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's other reads end after the first failed
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Orbax's other reads end after the first failed
 def test_a_checkpoint_that_is_cut_short_is_reported(tmp_path):
     trained(2, folder=tmp_path)
     for path in sorted((tmp_path / "2").rglob("*")):
