@@ -1,6 +1,6 @@
 """CRATE-BERT: CRATE layers over text in both directions, with a masked-language-model head.
 
-Yu et al. 2023 (arXiv 2311.13110), section 4.2, in the layout of the port to Hugging Face transformers: tokens, positions and
+Yu et al. 2023 (arXiv 2311.13110), in the layout of the port to Hugging Face transformers: tokens, positions and
 one segment are embedded and normalised; attention has no bias; the head is RoBERTa's (Liu et al. 2019, arXiv 1907.11692):
 
     logits = LN(gelu(Linear(x))) T^T + b           T the token table

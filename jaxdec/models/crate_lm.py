@@ -1,7 +1,7 @@
 """CRATE-GPT: CRATE layers with causal attention, behind the language-model contract, so that every decoding method runs on it.
 
-Yu et al. 2023, "White-Box Transformers via Sparse Rate Reduction: Compression Is All There Is?" (arXiv 2311.13110), section
-4.3, in the shape of GPT-2: learnt absolute positions, a final norm, an output head tied to the token table. What a token is in
+Yu et al. 2023, "White-Box Transformers via Sparse Rate Reduction: Compression Is All There Is?" (arXiv 2311.13110), in
+the shape of GPT-2: learnt absolute positions, a final norm, an output head tied to the token table. What a token is in
 the subspaces is its query, its key and its value, so a key/value cache holds the same numbers twice.
 """
 
@@ -102,6 +102,7 @@ class CrateLM(nn.Module):
         table = self.param("token_table", normal, (config.vocab_size, layers.hidden_size), self.dtype)
         places = self.param("position_table", normal, (config.max_position_embeddings, layers.hidden_size), self.dtype)
         wide = jnp.promote_types(self.dtype, jnp.float32)
+        # Nodes of a draft tree may lie beyond the last position; their logits are not used.
         x = jnp.take(table, tokens, axis=0).astype(wide) + jnp.take(places, positions, axis=0, mode="clip").astype(wide)
         mask = cache.mask(tokens.shape[1], visible)
         for number in range(layers.num_layers):

@@ -10,7 +10,7 @@ subspace ``k``, and ``e`` the precision:
     objective     = R(Z) - R^c(Z | U) - lambda |Z|_0      (to be raised; |Z|_1 stands in for |Z|_0 for gradients)
 
 Compression is a step down ``R^c``. To first order ``(I + a G)^-1 = I - a G``; with a softmax over each row of ``G_k`` in place
-of ``G_k``, and bases that sum to the identity, the step is multi-head subspace self-attention (section 2.3):
+of ``G_k``, and bases that sum to the identity, the step is multi-head subspace self-attention:
 
     Z <- (1 - kappa a) Z + kappa a MSSA(Z)         MSSA(Z) = a sum_k softmax(G_k) Z U_k U_k^T
 
@@ -53,21 +53,19 @@ def subspace_rate(
     Raises:
       ValueError: ``epsilon`` that is not positive.
     """
-    check_positive("epsilon", epsilon)
-    return _rate(projected(tokens, bases), bases.shape[-1] / (tokens.shape[-2] * epsilon**2)).sum(-1)
+    inside, scale = _within(tokens, bases, epsilon)
+    return _rate(inside, scale).sum(-1)
 
 
 def subspace_rate_gradient(
     tokens: Float[Array, "*batch N D"], bases: Float[Array, "K D P"], epsilon: float
 ) -> Float[Array, "*batch N D"]:
-    """The gradient of :func:`subspace_rate` with respect to the tokens, in closed form (equation 6 of the paper).
+    """The gradient of :func:`subspace_rate` with respect to the tokens, in closed form.
 
     Raises:
       ValueError: ``epsilon`` that is not positive.
     """
-    check_positive("epsilon", epsilon)
-    inside = projected(tokens, bases)
-    scale = bases.shape[-1] / (tokens.shape[-2] * epsilon**2)
+    inside, scale = _within(tokens, bases, epsilon)
     # (I + a W W^T)^-1 W = W (I + a W^T W)^-1: the small matrix is P x P.
     small = jnp.eye(bases.shape[-1], dtype=inside.dtype) + scale * _gram(inside)
     solved = jnp.linalg.solve(small, inside.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -77,14 +75,12 @@ def subspace_rate_gradient(
 def subspace_attention(
     tokens: Float[Array, "*batch N D"], bases: Float[Array, "K D P"], epsilon: float
 ) -> Float[Array, "*batch N D"]:
-    """``MSSA(Z)`` as it is derived: scores without a factor, the output map tied to the bases (equation 9).
+    """``MSSA(Z)`` as it is derived: scores without a factor, the output map tied to the bases.
 
     Raises:
       ValueError: ``epsilon`` that is not positive.
     """
-    check_positive("epsilon", epsilon)
-    inside = projected(tokens, bases)
-    scale = bases.shape[-1] / (tokens.shape[-2] * epsilon**2)
+    inside, scale = _within(tokens, bases, epsilon)
     mixed = jax.nn.softmax(inside @ inside.swapaxes(-1, -2), axis=-1) @ inside
     return scale * jnp.einsum("...knp,kdp->...nd", mixed, bases)
 
@@ -92,7 +88,7 @@ def subspace_attention(
 def compression_step(
     tokens: Float[Array, "*batch N D"], bases: Float[Array, "K D P"], epsilon: float, step_size: float
 ) -> Float[Array, "*batch N D"]:
-    """``(1 - kappa a) Z + kappa a MSSA(Z)``: attention as an approximate gradient step down ``R^c`` (equation 8).
+    """``(1 - kappa a) Z + kappa a MSSA(Z)``: attention as an approximate gradient step down ``R^c``.
 
     Args:
       tokens: one per row.
@@ -153,6 +149,14 @@ def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a positive number."""
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _within(
+    tokens: Float[Array, "*batch N D"], bases: Float[Array, "K D P"], epsilon: float
+) -> tuple[Float[Array, "*batch K N P"], float]:
+    """The projected tokens, and the factor ``a``."""
+    check_positive("epsilon", epsilon)
+    return projected(tokens, bases), bases.shape[-1] / (tokens.shape[-2] * epsilon**2)
 
 
 def _gram(rows: Float[Array, "*batch N P"]) -> Float[Array, "*batch P P"]:

@@ -1,6 +1,6 @@
 """DINO: a network learns what a slow copy of itself says of another view of the image.
 
-Caron et al. 2021 (arXiv 2104.14294); for CRATE in Yu et al. 2023 (arXiv 2308.16271). With ``s_v`` and ``t_v`` the outputs of
+Caron et al. 2021 (arXiv 2104.14294). With ``s_v`` and ``t_v`` the outputs of
 student and teacher for view ``v``, and ``c`` a running mean of the teacher's outputs,
 
     loss = mean over images and over pairs v != w of  - sum_k softmax((t_w - c) / tau_t)_k log softmax(s_v / tau_s)_k

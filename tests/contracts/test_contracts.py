@@ -19,6 +19,7 @@ STEM = (5, 6, 7, 8, 9, 10)
 SHARED_PROMPTS = ((*STEM, 1, 4, 3), (*STEM, 1, 4, 7, 7), (*STEM, 2), (11, 12))
 SHARED_NODES = [[Node(0, 3, 0, 6)], [Node(0, 2, 6, 8)]]
 ALSO_IN_A_HURRY = {"greedy"}  # those of the default run; the slow one has all
+INDEPENDENT_IN_A_HURRY = {"greedy", "prompt_lookup", "suffix_retrieval", "beam"}  # likewise
 VARIANTS = {"diverse_beam:cumulative", "suffix_retrieval:sizes", "draft_model", "aded:puct", "speculative:random trees"}
 """Left to the slow run: the default one has another row of the same method."""
 
@@ -121,7 +122,14 @@ def test_unused_slots(row):
     checks.check_unused_slots(*built(row, 4), Prompt.create(prompts, budgets, eos_tokens=checks.NO_ENDS))
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=identifier(row), marks=[] if row.name in INDEPENDENT_IN_A_HURRY else [pytest.mark.slow])
+        for row in DETERMINISTIC
+    ],
+    indirect=True,
+)
 def test_independence(row):
     if "speculative:" in row.name:
         return  # the script of these test drafters belongs to one batch

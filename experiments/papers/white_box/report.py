@@ -54,7 +54,7 @@ def draw_figures(results: Results, folder: Path) -> list[dict[str, Any]]:
 
 
 def layers(axes: Any, results: Results) -> None:
-    """The paper's figure 3."""
+    """Both probes."""
     for ax, name, label in ((axes[0], "rate", "coding rate, nats"), (axes[1], "nonzero", "share of non-zero codes")):
         for when, style in (("trained", "-"), ("untrained", "--")):
             for line in results.probe("crate", name, when):

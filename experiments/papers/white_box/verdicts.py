@@ -73,7 +73,7 @@ def exact_steps(results: Results) -> dict[str, Any]:
     falls = all(after < before for before, after in itertools.pairwise(rate))
     return claim(
         "gradient steps down the coding rate within subspaces compress tokens and sort them into their subspaces",
-        "the derivation (sections 2.2 and 2.3)",
+        "the derivation",
         f"rate {rate[0]:.1f} to {rate[-1]:.1f} nats in {len(rate) - 1} steps; share of energy in the own subspace "
         f"{energy[0]:.2f} to {energy[-1]:.2f}",
         [falls, energy[-1] > energy[0]],
@@ -117,12 +117,12 @@ def falling(interval: Interval) -> bool | None:
 
 
 def compression(results: Results) -> dict[str, Any]:
-    """Figure 3, left."""
+    """The probe of the coding rate."""
     rates = results.probe("crate", "rate")
     found, fresh = last_less_first(rates), last_less_first(results.probe("crate", "rate", "untrained"))
     return claim(
         "in a trained classifier the coding rate within subspaces falls from the first layer to the last",
-        "figure 3: falls with depth, more so than before training",
+        "falls with depth, in the layers of trained models",
         f"by layer {', '.join(f'{rate:.0f}' for rate in rates.mean(0))} nats; last less first {told(found)}, "
         f"untrained {told(fresh)}",
         [falling(found)],
@@ -131,12 +131,12 @@ def compression(results: Results) -> dict[str, Any]:
 
 
 def sparsity(results: Results) -> dict[str, Any]:
-    """Figure 3, right."""
+    """The probe of sparsity."""
     shares = results.probe("crate", "nonzero")
     found, fresh = last_less_first(shares), last_less_first(results.probe("crate", "nonzero", "untrained"))
     return claim(
         "in a trained classifier the codes become sparser from the first layer to the last",
-        "figure 3: the share of non-zero entries falls with depth",
+        "the share of non-zero entries falls with depth",
         f"non-zero by layer {', '.join(f'{share:.2f}' for share in shares.mean(0))}; last less first {told(found, 2)}, "
         f"untrained {told(fresh, 2)}",
         [falling(found)],
