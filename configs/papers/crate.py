@@ -5,8 +5,8 @@ Source: arXiv 2306.01129 and 2311.13110; CRATE-MAE, arXiv 2404.02446; CRATE-alph
 
     python -m experiments.reproduce --paper=crate --out=benchmarks/results/papers/crate
 
-Expected figure: coding rate falling and codes growing sparser from the first layer to the last. The smoke run
-takes under two minutes on 2 cores; the full one has not been timed. Needs no accelerator and no download.
+Expected figure: coding rate falling and codes growing sparser from the first layer to the last. Time: under two minutes on 2
+cores for the smoke run; the full one has not been timed. Needs no accelerator and no download.
 """
 
 from ml_collections import ConfigDict
