@@ -67,6 +67,8 @@ def run(config: Mapping[str, Any], out_dir: Path, progress: Progress) -> dict[st
             "its 0.01 is the squared precision.",
             f"Bytes are of the language reference of Python and other texts that are installed with it; a continuation of "
             f"CRATE-GPT: {results.language['crate']['decoded']['text']!r}",
+            "CRATE-GPT has four layers of width 256. A run before had ten of width 128, at a rate of 2e-3: after as many "
+            "updates it was at 3.25 nats per byte, which is what the frequencies of bytes give.",
         ],
         "seconds": parts.seconds(),
     }

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import configs.train
@@ -170,7 +171,11 @@ def test_fields_are_set_on_the_command_line(config):
             ["--config.data={'name': 'fashion_mnist', 'test_fraction': 0.1}"],
             "unknown field 'test_fraction'; known: folder",
         ),
-        (["--config.recipe.name=x"], "config.recipe: name must be one of classifier, language_model, mmcr, got 'x'"),
+        (
+            ["--config.recipe.name=x"],
+            "config.recipe: name must be one of classifier, language_model, masked_autoencoder, mmcr, self_distillation, "
+            "got 'x'",
+        ),
         (["--config.recipe.num_classes=3"], "config.recipe: num_classes is 3, the data have label 9"),
         (["--config.recipe.classes=3"], "config.recipe classifier: unknown field 'classes'"),
         (["--config.recipe.model.width=3"], "config.recipe.model mlp: unknown field 'width'; known: widths"),
@@ -239,6 +244,44 @@ def test_every_config_fits_together(name):
     make_recipe(config["recipe"], batches(source, config["batch_size"], 0).at(0))
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("classifier", "mlp"),
+        ("classifier", "crate"),
+        ("language_model", "transformer"),
+        ("language_model", "crate"),
+        ("masked_autoencoder", "crate"),
+        ("mmcr", "conv"),
+        ("self_distillation", "crate"),
+    ],
+)
+def test_recipes_fit_their_data(name, model):
+    data = (
+        {"name": "text", "tokenizer": "bytes", "length": 8, "limit": 1000}
+        if name == "language_model"
+        else {"name": "digits"}
+    )
+    batch = batches(make_sources(data)[0], 4, 0).at(0)
+    recipe = make_recipe({"name": name, "model": {"name": model}}, batch)
+    variables = jax.eval_shape(recipe.init, jax.random.key(0), batch)
+    params = variables.pop("params")
+    loss, _ = jax.eval_shape(recipe.loss, params, variables, batch, jax.random.key(0))
+    assert loss.shape == ()
+
+
+def test_recipes_that_a_config_can_name():
+    images, tokens = {"image": np.zeros((2, 8, 8, 1)), "label": np.zeros(2, int)}, {"tokens": np.zeros((2, 9), int)}
+    with pytest.raises(ValueError, match="masked_autoencoder needs data with image; these have tokens"):
+        make_recipe({"name": "masked_autoencoder", "model": {"name": "crate"}}, tokens)
+    with pytest.raises(ValueError, match="self_distillation needs data with image, label"):
+        make_recipe({"name": "self_distillation", "model": {"name": "crate"}}, tokens)
+    with pytest.raises(ValueError, match="views must be one of digits, cifar, imagenet, got 'x'"):
+        make_recipe({"name": "self_distillation", "views": "x", "model": {"name": "crate"}}, images)
+    with pytest.raises(ValueError, match="patch_size"):
+        make_recipe({"name": "masked_autoencoder", "model": {"name": "crate", "patch_size": 3}}, images)
+
+
 def environment(tmp_path):
     return {**os.environ, "JAXDEC_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
 
@@ -248,7 +291,7 @@ def command(*flags):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classifier_digits", "lm_text"])
+@pytest.mark.parametrize("name", ["classifier_digits", "crate_mae_digits", "lm_text", "mmcr_digits"])
 def test_smoke_runs_as_a_user_makes_them(tmp_path, name):
     line = command(f"--config=configs/train/{name}.py", "--smoke", f"--out={tmp_path / 'out'}")
     done = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False)
