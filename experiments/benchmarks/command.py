@@ -11,6 +11,7 @@ from experiments.benchmarks import cpu_decode, gpu_decode, rendering
 from experiments.benchmarks.kernels import suite as kernels
 from experiments.benchmarks.long_context import suite as long_context
 from experiments.benchmarks.suite import Options
+from experiments.benchmarks.training import suite as training
 from experiments.benchmarks.worker_process import PROJECT_ROOT, WorkerError
 from experiments.interrupts import STATUS
 
@@ -19,6 +20,7 @@ SUITES: dict[str, Callable[[Options, Console], Path]] = {
     "gpu_decode": gpu_decode.run,
     "kernels": kernels.run,
     "long_context": long_context.run,
+    "training": training.run,
 }
 RESULTS = PROJECT_ROOT / "benchmarks" / "results"
 DOCS = PROJECT_ROOT / "docs"

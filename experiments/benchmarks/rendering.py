@@ -17,13 +17,14 @@ from experiments.benchmarks.kernels.page import kernels_section
 from experiments.benchmarks.long_context import page as rule_times
 from experiments.benchmarks.papers_page import papers_page
 from experiments.benchmarks.tables import environment_table, load, loudness, number, ratio, spread, targets_table
+from experiments.benchmarks.training import page as training
 from experiments.evaluation import figures as evaluation_figures
 from experiments.evaluation import long_context_page as long_context
 from experiments.evaluation import page as evaluation
 from experiments.evaluation import precision_page as precision
 from experiments.record import markdown_table, write_text
 
-SUITES = ("cpu_decode", "gpu_decode", "kernels", "long_context")
+SUITES = ("cpu_decode", "gpu_decode", "kernels", "long_context", "training")
 ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
 )
@@ -101,6 +102,19 @@ elsewhere: `python -m experiments.evaluate --suite=long_context`.
 {{ long_context_section(document) }}
 {% else %}
 Not measured yet.
+
+{% endfor %}
+## Training
+
+    python -m experiments.benchmark --suite=training --wait_quiet=60
+
+Updates of the trainer in turns with those of a loop written by hand: batches read, gradients taken, parameters moved, and
+nothing else. AdamW, no checkpoints, the data of the configs.
+
+{% for document in training %}
+{{ training_section(document) }}
+{% else %}
+Not measured yet.
 {% endfor %}
 """
 
@@ -176,6 +190,7 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         drawn = [results / name for document in newest["cpu_decode"] for name in figures.names(document)]
         drawn += [results / name for document in newest["kernels"] for name in kernel_figures.names(document)]
         drawn += [results / name for document in newest["long_context"] for name in rule_times.names(document)]
+        drawn += [results / name for document in newest["training"] for name in training.names(document)]
         drawn += [
             results / "evaluation" / name for document in evaluations for name in evaluation_figures.names(document)
         ]
@@ -196,6 +211,8 @@ def render(results: Path, docs: Path, *, check: bool, console: Console) -> int:
         kernel_figures.draw(document, results)
     for document in newest["long_context"]:
         rule_times.draw(document, results)
+    for document in newest["training"]:
+        training.draw(document, results)
     for document in evaluations:
         evaluation_figures.draw(document, results / "evaluation")
     for document in precisions:
@@ -235,6 +252,7 @@ def benchmarks_page(newest: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The whole page."""
     sections: dict[str, Callable[..., str]] = {"cpu_section": cpu_section, "gpu_section": gpu_section}
     sections |= {"kernels_section": kernels_section, "long_context_section": rule_times.long_context_section}
+    sections["training_section"] = training.training_section
     return ENVIRONMENT.from_string(PAGE).render(**newest, **sections).rstrip() + "\n"
 
 
@@ -243,6 +261,7 @@ def show(path: Path, console: Console):
     document = {**json.loads(path.read_text(encoding="utf-8")), "stem": path.stem}
     sections = {"gpu_decode": gpu_section, "kernels": lambda d: kernels_section(d, with_figures=False)}
     sections["long_context"] = lambda d: rule_times.long_context_section(d, with_figures=False)
+    sections["training"] = lambda d: training.training_section(d, with_figures=False)
     sections["cpu_decode"] = lambda d: cpu_section(d, with_figures=False)
     say(console, sections[document["suite"]](document))
 

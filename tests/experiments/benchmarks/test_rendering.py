@@ -36,7 +36,7 @@ def test_without_results_the_pages_say_so(folders):
     status, _ = run(folders)
     assert status == 0
     page = (folders[1] / "benchmarks.md").read_text()
-    assert page.count("Not measured yet.") == 4
+    assert page.count("Not measured yet.") == 5
     assert "No result yet." in (folders[1] / "papers.md").read_text()
     assert run(folders, check=True)[0] == 0
 
@@ -196,9 +196,11 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_sections_of_several_machines_stand_in_one_page(folders):
     first = cpu_document(folders[0])
     second = {**first, "host": "other-4t", "stem": "other"}
-    page = benchmarks_page({"cpu_decode": [first, second], "gpu_decode": [], "kernels": [], "long_context": []})
+    page = benchmarks_page(
+        {"cpu_decode": [first, second], "gpu_decode": [], "kernels": [], "long_context": [], "training": []}
+    )
     assert re.findall(r"^### (.*)$", page, re.MULTILINE) == ["test-2t, 2026-01-02", "other-4t, 2026-01-02"]
-    assert page.count("Not measured yet.") == 3
+    assert page.count("Not measured yet.") == 4
 
 
 def test_show_prints_the_section(folders):

@@ -1,0 +1,1 @@
+"""What the trainer costs beside a loop written by hand."""
