@@ -85,6 +85,7 @@ def test_chat_template_and_messages():
     assert encode_prompt(bare, "q", raw=False) == lm.tokenizer.encode("q")
 
 
+@pytest.mark.slow  # the contract suite has the same below this interface
 def test_a_batch_gives_what_its_prompts_give_alone(random_lm):
     prompts = ["a", "some longer prompt", "mid one"]
     together = jaxdec.generate(random_lm, prompts, max_new_tokens=10)

@@ -42,6 +42,10 @@ def fixed_costs(monkeypatch):
     return asked
 
 
+IN_A_HURRY = {("prompt_lookup", False), ("suffix_retrieval", False)}
+"""Without companions and with some; the contract suite has the texts of all of them."""
+
+
 @pytest.fixture(scope="module")
 def companions(lm, tmp_path_factory):
     """Files as users have them."""
@@ -56,8 +60,14 @@ def companions(lm, tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("name", DRAFTERS)
-@pytest.mark.parametrize("auto", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "auto"),
+    [
+        pytest.param(name, auto, marks=[] if (name, auto) in IN_A_HURRY else [pytest.mark.slow])
+        for name in DRAFTERS
+        for auto in (False, True)
+    ],
+)
 def test_every_drafter_says_what_greedy_decoding_says(lm, companions, fixed_costs, name, auto):
     if auto and "tree_size" not in options_of(name):
         with pytest.raises(ValueError, match=f"method '{name}' has no option 'tree_size'"):

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+DRAWN_AT_ONCE = 1 << 20
+"""Items that are drawn in one piece, which bounds the memory; the draws are the same in pieces of any size."""
+
 
 class Interval(NamedTuple):
     """A mean and its percentile interval."""
@@ -42,7 +45,17 @@ def mean_interval(
     if not np.isfinite(values).all():
         raise ValueError(f"samples holds {values[~np.isfinite(values)][0]}: all must be finite")
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, values.size, values.size)].mean() for _ in range(resamples)]
+    means = np.concatenate(
+        [
+            values[rng.integers(0, values.size, (rows, values.size))].mean(axis=1)
+            for rows in _pieces(resamples, max(1, DRAWN_AT_ONCE // values.size))
+        ]
+    )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def _pieces(total: int, most: int) -> list[int]:
+    """Numbers of at most ``most`` that sum to ``total``."""
+    return [min(most, total - start) for start in range(0, total, most)]

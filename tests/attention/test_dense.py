@@ -40,7 +40,7 @@ def case(seed, batch, num_new, kv_heads, group, slots, lengths, visible=None, dt
     return *(jnp.asarray(x, dtype) for x in (queries, keys, values)), mask
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)  # every shape compiles
 @given(
     seed=st.integers(0, 10**6),
     sizes=st.tuples(st.integers(1, 3), st.sampled_from([1, 2, 5, 9]), st.integers(1, 2), st.integers(1, 3)),

@@ -39,7 +39,7 @@ def committed(cache, row: int):
     ]
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(
     st.integers(0, 1000),
     st.sampled_from([1, 3, contiguous.UNROLLED_ROWS + 1]),
@@ -82,7 +82,7 @@ def softmax(scores):
     return weights / weights.sum()
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 20), min_size=3, max_size=3), st.integers(1, 5), st.booleans())
 def test_attends_to_committed_and_visible_entries_only(seed, lengths, num_new, tree):
     rng = np.random.default_rng(seed)

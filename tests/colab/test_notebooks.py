@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom: on a tiny model always, on the real one in the slow tests."""
+"""Every notebook runs from top to bottom: one on a tiny model always, all of them and on the real one in the slow tests."""
 
 import ast
 import json
@@ -13,6 +13,7 @@ from experiments.benchmarks.smoke_model import write_smoke_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "colab"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+IN_A_HURRY = "white_box.ipynb"
 REAL = pytest.param("smollm2-135m-instruct", marks=[pytest.mark.model, pytest.mark.slow])
 
 
@@ -42,7 +43,9 @@ def test_there_are_notebooks():
     assert {"shared_prefixes.ipynb", "white_box.ipynb"} <= set(NOTEBOOKS)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "name", [name if name == IN_A_HURRY else pytest.param(name, marks=pytest.mark.slow) for name in NOTEBOOKS]
+)
 def test_cells_run_in_order(name, model, capsys):
     import matplotlib
 

@@ -1,6 +1,7 @@
 """What was measured, and how it is looked up."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,8 +49,15 @@ class Results:
 
     def entry(self, model: int, phase: str, task: str, length: int, method: str, nominal: float, *, asked: bool = True):
         """The one entry of a cell; dense at compression 1."""
-        equal = {"task": task, "length": length, "method": method if nominal > 1 else DENSE, "nominal": nominal}
-        (found,) = self.entries(model, phase, asked=asked, **equal)
+        return self._cells[model, phase, asked, task, length, method if nominal > 1 else DENSE, nominal]
+
+    @functools.cached_property
+    def _cells(self) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+        names = ("phase", "asked", "task", "length", "method", "nominal")
+        found = {
+            (model, *(one[name] for name in names)): one for model, swept in enumerate(self.sweeps) for one in swept
+        }
+        assert len(found) == sum(map(len, self.sweeps)), "a cell was measured twice"
         return found
 
     def accuracy(

@@ -77,7 +77,7 @@ def chosen_by_loops(rule, q, k, lengths):
 RULES = [Quest(24, PAGE), Quest(16, PAGE, sink_pages=1, share_heads=False), Quest(40, PAGE, sink_pages=2)]
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(
     st.integers(0, 10**6),
     st.sampled_from(RULES),
