@@ -1,7 +1,8 @@
 """The paper's claims, judged: what it says, what we measured, and whether that is the same.
 
-The rules were fixed before anything was measured in full. Ours are small models of digits and of bytes: what is judged is the
-shape of a result.
+The rules were fixed before anything was measured in full, but for two: a full run showed that a gain of 0.003 of the energy
+counted as sorting, and that beam search with the greedy texts missed their log-probability by rounding. Ours are small models
+of digits and of bytes: what is judged is the shape of a result.
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ SHARE = 0.5
 """Part of a transformer layer's parameters that a CRATE layer has at most."""
 CLOSE = 0.9
 """Cosine from which a step counts as along the gradient."""
+SORTED = 0.01
+"""Share of a token's energy by which its own subspace must gain."""
 ROUNDING = 1e-3
 """Nats by which sums of log-probabilities differ that are of the same texts."""
 
@@ -77,9 +80,9 @@ def exact_steps(results: Results) -> dict[str, Any]:
         "gradient steps down the coding rate within subspaces compress tokens and sort them into their subspaces",
         "the derivation",
         f"rate {rate[0]:.1f} to {rate[-1]:.1f} nats in {len(rate) - 1} steps; share of energy in the own subspace "
-        f"{energy[0]:.2f} to {energy[-1]:.2f}",
-        [falls, energy[-1] > energy[0]],
-        {False: "a step raises the rate, or energy leaves the own subspace"},
+        f"{energy[0]:.3f} to {energy[-1]:.3f}",
+        [falls, energy[-1] - energy[0] >= SORTED],
+        {False: f"a step raises the rate, or the own subspace gains less than {SORTED} of the energy"},
     )
 
 

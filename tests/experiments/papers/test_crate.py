@@ -94,6 +94,7 @@ def test_a_paper_that_holds_reproduces():
     [
         ({"rate": [9.0, 9.5, 5.0]}, 0),
         ({"energy": 0.4}, 0),
+        ({"energy": 0.505}, 0),
         ({"near": 0.5}, 1),
         ({"far": 0.95}, 2),
         ({"falls": -1.0}, 3),
