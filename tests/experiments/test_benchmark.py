@@ -155,7 +155,10 @@ def run(capsys, *arguments):
     ("arguments", "message"),
     [
         ([], "--suite must be one of cpu_decode, gpu_decode, kernels, long_context, training, list; got None"),
-        (["--suite=tpu"], "--suite must be one of cpu_decode, gpu_decode, kernels, long_context, training, list; got 'tpu'"),
+        (
+            ["--suite=tpu"],
+            "--suite must be one of cpu_decode, gpu_decode, kernels, long_context, training, list; got 'tpu'",
+        ),
         (["--suite=cpu_decode", "--rounds=0"], "--rounds=0"),
         (["--suite=cpu_decode", "--repeats=-1"], "--repeats=-1"),
         (["--suite=cpu_decode", "--wait_quiet=-1"], "--wait_quiet=-1"),

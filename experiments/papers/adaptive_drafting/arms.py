@@ -90,7 +90,7 @@ def search_arms(nodes: Sequence[int], constants: Sequence[float]) -> list[Arm]:
                 drafter = published(count, DEPTH, search="puct", settings=settings)
                 found.append(Arm(puct_name(count, reward, c1), drafter, few=True))
     chains = [DEPTH, *(count for count in nodes if count <= NODES)]  # a chain of 64 nodes is of no use to anybody
-    return found + [Arm(chain_name(count), GreedyChain(count, count), few=True) for count in chains]
+    return found + [Arm(chain_name(count), GreedyChain(count, count, learn_prompt=False), few=True) for count in chains]
 
 
 def design_arms() -> list[Arm]:

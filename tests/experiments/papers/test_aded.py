@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from configs.papers.aded import get_config
+from experiments.papers.adaptive_drafting.arms import arms_of
 from experiments.papers.adaptive_drafting.figures import draw_figures
 from experiments.papers.adaptive_drafting.results import Results, draft_counts, two_sample_interval
 from experiments.papers.adaptive_drafting.tables import tables, thirds
@@ -199,6 +201,17 @@ def test_every_claim_can_fail(changes, others):
     assert all(entry["claim"].startswith(text) for entry, text in zip(found, CLAIMS, strict=True))
     assert {n: entry["reproduced"] for n, entry in enumerate(found) if entry["reproduced"] is not True} == others
     assert all(entry["reason"] for entry in found if entry["reproduced"] is not True)
+
+
+def test_only_what_says_so_knows_the_prompt():
+    """The paper's table learns what was generated; a chain that knew the prompt once seemed better than every tree."""
+    knowing = {"prompt learnt", "prompt learnt, step 1", "prompt learnt, step 1, depth 8", "foreign, prompt learnt",
+               "cold, prompt learnt", "library default"}  # fmt: skip
+    arms = arms_of(get_config())
+    assert knowing < {arm.name for arm in arms}
+    for arm in arms:
+        learns = arm.knows_prompt or getattr(arm.drafter, "learn_prompt", False)
+        assert learns == (arm.name in knowing), arm.name
 
 
 def test_a_table_that_never_guesses_right_is_judged_too():
