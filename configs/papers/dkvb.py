@@ -7,9 +7,9 @@ keys are those of the paper.
     python -m experiments.reproduce --paper=dkvb --out=benchmarks/results/papers/dkvb
 
 Expected figure: accuracy on all digits after each split, rising to that of training on all classes at once, where a linear
-probe and an MLP know the last two classes alone. Time: two minutes on 2 cores; the smoke run under two, most of which is
-compiling. Needs no accelerator and fetches nothing. To take the times again, on a quiet machine, remove ``parts/timing.json``
-from the folder of the result and run the same command.
+probe and an MLP know the last two classes alone. Time: two minutes on 2 cores; the smoke run under two. Needs no accelerator
+and fetches nothing. To take the times again, on a quiet machine, remove ``parts/timing.json`` from the folder of the result
+and run the same command.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ images a batch become 1500 updates of 64, and LARS becomes Adam.
     python -m experiments.reproduce --paper=mmcr --out=benchmarks/results/papers/mmcr
 
 Expected figure: a linear probe with 30 labels at least 4 points above that on a random encoder. Time: four minutes on 2
-cores; the smoke run under two, most of which is compiling. Needs no accelerator and fetches nothing.
+cores; the smoke run under two. Needs no accelerator and fetches nothing.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxdec.evaluation import mean_interval
+from jaxdec.evaluation import bootstrap, mean_interval
 
 
 def test_it_contains_the_true_mean_as_often_as_it_says():
@@ -25,6 +25,18 @@ def test_it_is_of_normal_width_and_reproducible():
     assert found.high - found.low == pytest.approx(2 * 1.96 * samples.std() / 20, rel=0.1)
     assert mean_interval(samples) == found
     assert mean_interval([5.0]) == (5.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 130])
+def test_pieces_are_the_draws_one_by_one(size, monkeypatch):
+    samples = np.random.default_rng(2).normal(size=size)
+    rng = np.random.default_rng(4)
+    means = [samples[rng.integers(0, size, size)].mean() for _ in range(50)]
+    tail = (1 - 0.95) / 2
+    expected = (samples.mean(), *np.quantile(means, [tail, 1 - tail]))
+    for at_once in (1, 3 * size, 1 << 20):
+        monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", at_once)
+        assert mean_interval(samples, resamples=50, seed=4) == expected
 
 
 @pytest.mark.parametrize(
