@@ -2,8 +2,8 @@
 
 SmolLM2-135M, float32, on text. *Continuations* of windows of prose and code, and *needles* in a filler, under attention among
 important tokens, with the number following layer and text or fixed, chosen by normalised scores or by attention received, from
-both kinds of probes or one. *Caches* at 8, 4 and 2 bits, and in two precisions by importance. *Ratios* by layer. *Times* of
-whole prefills. What is claimed, and how it is judged: :mod:`experiments.papers.token_sparsity.verdicts`.
+both kinds of probes or one. *Caches* at 8, 4 and 2 bits, and in two precisions by importance, on longer texts. *Ratios*
+by layer. *Times* of whole prefills. What is claimed, and how it is judged: :mod:`experiments.papers.token_sparsity.verdicts`.
 """
 
 import functools
@@ -20,7 +20,7 @@ from experiments.papers.shared_prefixes import texts as needle_module
 from experiments.papers.shared_prefixes.texts import filler
 from experiments.papers.token_sparsity import arms as arms_module
 from experiments.papers.token_sparsity import measurements
-from experiments.papers.token_sparsity.arms import DENSE, attention_arms, cache_arms, dynamic, fixed_arm
+from experiments.papers.token_sparsity.arms import DENSE, EXTREMES, attention_arms, cache_arms, dynamic, fixed_arm
 from experiments.papers.token_sparsity.report import draw_figures, tables
 from experiments.papers.token_sparsity.verdicts import FIXED, Results, all_claims
 from jaxdec.evaluation.perplexity import windows
@@ -52,6 +52,11 @@ def run(config: Mapping[str, Any], out_dir: Path, progress: Progress) -> dict[st
         own = config["needles"]
         return measurements.needle_texts(lm().tokenizer.encode, own["tokens"], own["seeds"], own["asked"])
 
+    @functools.cache
+    def cache_texts() -> list[measurements.Text]:
+        own = config["caches"]
+        return measurements.cache_texts(lm().tokenizer.encode, config["tokens"], own["continuation"], own["windows"])
+
     thresholds, (last, drawn), seed = tuple(config["thresholds"]), config["probes"], config["seed"]
     kinds = attention_arms(thresholds, last, drawn)
     middle = dynamic(thresholds[len(thresholds) // 2])
@@ -77,7 +82,7 @@ def run(config: Mapping[str, Any], out_dir: Path, progress: Progress) -> dict[st
         texts=parts.get("texts", lambda: scores("continuations", texts, {**kinds, **fixed})),
         needles=parts.get("needles", lambda: scores("needles", needles, {**kinds, **fixed})),
         ratios={name: {**source, **ratio_of_fixed[name]} for name, source in found.items()},
-        caches=parts.get("caches", lambda: scores("caches", texts, with_dense)),
+        caches=parts.get("caches", lambda: scores("caches", cache_texts, with_dense)),
         nbytes=parts.get("bytes", lambda: measurements.bytes_part(lm().model, texts()[0], with_dense, seed)),
         prefill=parts.get(
             "prefill",
@@ -106,6 +111,8 @@ def run(config: Mapping[str, Any], out_dir: Path, progress: Progress) -> dict[st
             f"The fixed number of important tokens is {mean_ratio:.1%}, the mean of {middle} over texts and needles.",
             "Continuations are fed token by token through the cache that decoding uses. The first token comes from the "
             "prefill, which the rules of the cache do not change.",
+            "Caches are judged by texts of their own, more of them and longer: what is rounded changes less than what is left "
+            f"out. Ranges of codes are fitted unless an arm says {EXTREMES.strip(', ')!r}.",
             f"Times are medians of rounds in turns; foreign load in cores {loads}. Above 0.1 they are not to be relied on.",
         ],
         "seconds": parts.seconds(),

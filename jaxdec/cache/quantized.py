@@ -57,6 +57,7 @@ class QuantizedCache(struct.PyTreeNode):
         max_new: int = 128,
         block: int = BLOCK,
         channel_group: int | None = None,
+        fitted: bool = True,
     ) -> "QuantizedCache":
         """Return an empty cache.
 
@@ -72,6 +73,7 @@ class QuantizedCache(struct.PyTreeNode):
           max_new: tokens of one forward pass at most.
           block: tokens packed at a time, which share the range of a channel of the keys.
           channel_group: channels of a value that share a range; 32 by default, or all where that is less.
+          fitted: ranges of least squared error, see :mod:`jaxdec.attention.sparse.kv_quantization`.
 
         Raises:
           ValueError: a size out of range, or one that does not divide ``head_dim``.
@@ -83,7 +85,8 @@ class QuantizedCache(struct.PyTreeNode):
         if window < 0:
             raise ValueError(f"window must be at least 0 tokens; got {window}")
         shape = {"batch_size": batch_size, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-        region = {"num_tokens": capacity, "bits": bits, "block": block, "channel_group": channel_group, **shape}
+        coding = {"bits": bits, "block": block, "channel_group": channel_group, "fitted": fitted}
+        region = {"num_tokens": capacity, **coding, **shape}
         packed = tuple(PackedTokens.create(**region) for _ in range(num_layers))
         recent = ContiguousCache.create(
             num_layers=num_layers, capacity=window + block - 1 + max_new, dtype=dtype, **shape
@@ -103,6 +106,7 @@ class QuantizedCache(struct.PyTreeNode):
         max_new: int = 128,
         block: int = BLOCK,
         channel_group: int | None = None,
+        fitted: bool = True,
     ) -> "QuantizedCache":
         """Pack prompts that are committed, all but the last ``window`` tokens of each.
 
@@ -116,6 +120,7 @@ class QuantizedCache(struct.PyTreeNode):
           max_new: see :meth:`create`.
           block: see :meth:`create`.
           channel_group: see :meth:`create`.
+          fitted: see :meth:`create`.
 
         Raises:
           ValueError: see :meth:`create`; ``important`` or ``coarse_bits`` alone; masks of another number or shape; too little
@@ -132,6 +137,7 @@ class QuantizedCache(struct.PyTreeNode):
                 f"important must have {layers} masks of shape {[batch, slots]}; got {[list(m.shape) for m in important]}"
             )
         shape = {"num_kv_heads": num_kv_heads, "head_dim": head_dim, "block": block, "channel_group": channel_group}
+        shape |= {"fitted": fitted}
         cache = cls.create(
             num_layers=layers,
             batch_size=batch,

@@ -156,7 +156,7 @@ def settle(fed: Any, prompt: Any) -> Cache:
         slots = whole.keys[0].shape[1] * whole.capacity
         return EvictedCache.of_prompt(whole, keep, capacity=rules.new_tokens + drafts, room=min(room, slots))
     if isinstance(rule, Quantized | ZipVLCache):
-        sizes = {"window": rule.window, "bits": rule.bits, "max_new": 1 + drafts}
+        sizes = {"window": rule.window, "bits": rule.bits, "fitted": rule.fitted, "max_new": 1 + drafts}
         fine = prompt.tokens.shape[1]
         if isinstance(rule, ZipVLCache) and rule.ratio is not None:  # as many are important, whatever the text
             fine = math.ceil(rule.ratio * fine)

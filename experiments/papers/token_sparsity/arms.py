@@ -7,6 +7,9 @@ from jaxdec.attention.sparse.kv_quantization import Quantized
 from jaxdec.attention.sparse.zipvl import ZipVL, ZipVLCache
 
 DENSE = "dense"
+HALF = "int4/int2, half"
+EXTREMES = ", by extremes"
+"""Ranges from the least to the greatest value, as published; those of the other arms are fitted."""
 Rules = Mapping[str, object]
 
 
@@ -33,10 +36,13 @@ def fixed_arm(ratio: float, last: int, drawn: int) -> Rules:
 
 
 def cache_arms(threshold: float, last: int, drawn: int, window: int) -> dict[str, Rules]:
-    """The cache in one precision, and in two."""
+    """The cache in one precision, and in two; some with ranges by :data:`EXTREMES` too."""
     arms: dict[str, Rules] = {f"int{bits}": {"kv_cache": Quantized(bits, window)} for bits in (8, 4, 2)}
     two: dict[str, Any] = {"last_probes": last, "random_probes": drawn, "window": window}
     arms["int4/int2, dynamic"] = {"kv_cache": ZipVLCache(threshold, **two)}
-    arms["int4/int2, half"] = {"kv_cache": ZipVLCache(ratio=0.5, **two)}
+    arms[HALF] = {"kv_cache": ZipVLCache(ratio=0.5, **two)}
     arms["int8/int4, half"] = {"kv_cache": ZipVLCache(ratio=0.5, bits=8, coarse_bits=4, **two)}
+    for bits in (4, 2):
+        arms[f"int{bits}{EXTREMES}"] = {"kv_cache": Quantized(bits, window, fitted=False)}
+    arms[f"{HALF}{EXTREMES}"] = {"kv_cache": ZipVLCache(ratio=0.5, fitted=False, **two)}
     return arms

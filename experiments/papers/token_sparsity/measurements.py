@@ -1,5 +1,10 @@
 """What is measured: surprisals of continuations and answers, ratios of important tokens, bytes, and times of prefill."""
 
+import argparse
+import difflib
+import heapq
+import inspect
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.evaluation.precision_texts import source_texts
 from experiments.papers.progress import Progress
 from experiments.papers.shared_prefixes.texts import needles
 from experiments.papers.shared_prefixes.timing import in_turns
@@ -16,8 +22,10 @@ from jaxdec.decoding import Prompt
 from jaxdec.decoding.long_prompts import feed_only
 from jaxdec.decoding.prefill import feed_prompt
 from jaxdec.evaluation.continuation import score_continuations
+from jaxdec.evaluation.perplexity import windows
 from jaxdec.language_model import LanguageModel
 
+LONG = 2000  # characters: topics of documentation that are more than a paragraph
 Text = tuple[list[int], list[int]]
 """A prompt and what follows."""
 
@@ -29,6 +37,22 @@ def needle_texts(encode: Any, tokens: int, seeds: Sequence[int], asked: int) -> 
         prompts, answers = needles(encode, tokens, seed)
         texts += [(prompt, encode(f" {answer}.")) for prompt, answer in list(zip(prompts, answers))[:asked]]
     return texts
+
+
+def cache_texts(encode: Any, tokens: int, after: int, count: int) -> list[Text]:
+    """Windows of prose, documentation and code; as many of each as it has, at most ``count``.
+
+    The prose is that of :mod:`experiments.evaluation.precision_texts`, the others are longer texts of the same kind.
+    """
+    from pydoc_data.topics import topics
+
+    texts = (
+        source_texts()["passages"],
+        "\n\n".join(topics[name] for name in sorted(topics) if len(topics[name]) > LONG),
+        "\n\n".join(map(inspect.getsource, (heapq, argparse, difflib, statistics))),
+    )
+    cut = [windows(encode(text, add_bos=False), tokens + after)[:count] for text in texts]
+    return [(row[:tokens].tolist(), row[tokens:].tolist()) for rows in cut for row in rows]
 
 
 def prompt_of(prompt: Sequence[int], new_tokens: int, rules: Rules, seed: int) -> Prompt:

@@ -23,8 +23,9 @@ def tables(results: Results) -> list[dict[str, Any]]:
     caches = []
     for arm, scores in results.caches.items():
         size = results.nbytes[arm]
-        row = [arm, float(np.exp(mean_surprisal(scores))), results.change(arm).mean, size / 1e6]
-        caches.append([*row, results.nbytes[DENSE] / size])
+        change = results.cache_change(arm)
+        row = [arm, float(np.exp(mean_surprisal(scores))), change.mean, f"[{change.low:+.3f}, {change.high:+.3f}]"]
+        caches.append([*row, size / 1e6, results.nbytes[DENSE] / size])
     times = [
         [case["length"], *(float(np.median(case["milliseconds"][arm])) for arm in case["milliseconds"])]
         for case in results.prefill
@@ -35,7 +36,7 @@ def tables(results: Results) -> list[dict[str, Any]]:
         {"title": "Attention among important tokens", "header": header, "rows": prompts},
         {
             "title": "Caches in fewer bits; the last tokens are in float32",
-            "header": ["rule for the cache", "perplexity", "relative change", "MB", "times smaller"],
+            "header": ["rule for the cache", "perplexity", "relative change", "95% interval", "MB", "times smaller"],
             "rows": caches,
         },
         {

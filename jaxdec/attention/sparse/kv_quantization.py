@@ -9,6 +9,11 @@ theirs are taken per token over a group of channels. With ``b`` bits
 where ``step`` is 0 for a constant, which then comes back exactly. ``8 / b`` codes of neighbouring channels share a byte. Least
 values and steps are float32. Attention takes one block of one head at a time out of the packed codes, so that nothing is ever
 dequantised as a whole.
+
+The bound is paid for by the many: at two bits, the extremes of 128 normal numbers give twice the squared error of the best four
+levels. A *fitted* range (not in the paper) begins as the best of some narrower ones; then the codes for a range and the range
+for these codes, by least squares, are found in turns, as Lloyd (1982) finds levels that are free. What lies outside comes back
+as the end of the range.
 """
 
 import dataclasses
@@ -25,6 +30,8 @@ from pallas_kernels.tiled_attention.xla import over_tiles
 BITS = (2, 4, 8)
 BLOCK = 128
 CHANNEL_GROUP = 32
+SHARES = (0.9, 0.75, 0.6)  # of a range, that a fit begins with the best of
+FITS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +41,12 @@ class Quantized:
     Attributes:
       bits: 2, 4 or 8.
       window: newest tokens in full precision, at least.
+      fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has.
     """
 
     bits: int = 4
     window: int = 128
+    fitted: bool = True
 
     def __post_init__(self):
         if self.bits not in BITS:
@@ -47,7 +56,7 @@ class Quantized:
 
 
 def quantize(
-    x: Float[Array, "*dims"], bits: int, axis: int, used: Bool[Array, "*#dims"] | None = None
+    x: Float[Array, "*dims"], bits: int, axis: int, used: Bool[Array, "*#dims"] | None = None, *, fitted: bool = False
 ) -> tuple[Array, Array, Array]:
     """Codes, and the least value and the step of each range along an axis.
 
@@ -56,6 +65,7 @@ def quantize(
       bits: 2, 4 or 8.
       axis: ranges lie along it.
       used: what counts for the ranges; by default all. What is not used gets the code 0.
+      fitted: see the module; else every error is at most half a step.
 
     Returns:
       Codes ``uint8`` of the shape of ``x``, least values and steps, float32, with 1 along ``axis``.
@@ -66,9 +76,40 @@ def quantize(
     high = jnp.where(used, x, -jnp.inf).max(axis=axis, keepdims=True)
     low, high = (jnp.where(jnp.isfinite(side), side, 0) for side in (low, high))  # of a range without tokens
     step = (high - low) / (2**bits - 1)
-    codes = jnp.round((x - low) / jnp.where(step == 0, 1, step))
-    codes = jnp.where(used, jnp.clip(codes, 0, 2**bits - 1), 0)
-    return codes.astype(jnp.uint8), low, step
+    if fitted:
+        low, step = _fit(jnp.where(used, x, 0), jnp.broadcast_to(used, x.shape), bits, axis, low, step)
+    return jnp.where(used, _code(x, low, step, bits), 0).astype(jnp.uint8), low, step
+
+
+def _code(x: Array, low: Array, step: Array, bits: int) -> Array:
+    return jnp.clip(jnp.round((x - low) / jnp.where(step == 0, 1, step)), 0, 2**bits - 1)
+
+
+def _fit(x: Array, used: Array, bits: int, axis: int, low: Array, step: Array) -> tuple[Array, Array]:
+    """Least values and steps of no more squared error than those given, range by range."""
+
+    def mean(of: Array) -> Array:
+        return jnp.mean(of, axis=axis, keepdims=True, where=used)
+
+    def error(low: Array, step: Array) -> Array:
+        return mean((x - low - step * _code(x, low, step, bits)) ** 2)
+
+    def better(best: tuple[Array, ...], low: Array, step: Array) -> tuple[Array, ...]:
+        new = (error(low, step), low, step)
+        return tuple(jnp.where(new[0] < best[0], side, old) for side, old in zip(new, best))  # NaN is never less
+
+    best, span = (error(low, step), low, step), step * (2**bits - 1)
+    for share in SHARES:
+        best = better(best, low + span * (1 - share) / 2, step * share)
+
+    def once(_: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
+        codes = _code(x, *best[1:], bits)
+        centre = codes - mean(codes)
+        variance = mean(centre**2)
+        step = mean(centre * x) / jnp.where(variance == 0, 1, variance)  # of one code alone: 0, no better
+        return better(best, mean(x) - step * mean(codes), step)
+
+    return jax.lax.fori_loop(0, FITS, once, best)[1:]
 
 
 def pack(codes: UInt[Array, "*dims"], bits: int) -> Array:
@@ -115,6 +156,7 @@ class PackedTokens(struct.PyTreeNode):
       used: tokens of each block; the first of it.
       blocks: blocks of each row.
       bits: 2, 4 or 8.
+      fitted: how ranges are found, see the module.
     """
 
     key_codes: UInt[Array, "B G M P C"]
@@ -126,6 +168,7 @@ class PackedTokens(struct.PyTreeNode):
     used: Int[Array, "B M"]
     blocks: Int[Array, "B"]
     bits: int = struct.field(pytree_node=False)
+    fitted: bool = struct.field(pytree_node=False, default=True)
 
     @classmethod
     def create(
@@ -138,6 +181,7 @@ class PackedTokens(struct.PyTreeNode):
         bits: int,
         block: int = BLOCK,
         channel_group: int | None = None,
+        fitted: bool = True,
     ) -> "PackedTokens":
         """Nothing yet, with blocks for ``num_tokens`` tokens; ``channel_group`` is 32 or the head where that is less.
 
@@ -159,6 +203,7 @@ class PackedTokens(struct.PyTreeNode):
             used=jnp.zeros((batch_size, blocks), jnp.int32),
             blocks=jnp.zeros(batch_size, jnp.int32),
             bits=bits,
+            fitted=fitted,
         )
 
     @property
@@ -181,9 +226,9 @@ class PackedTokens(struct.PyTreeNode):
         """
         fits = (jnp.arange(keys.shape[2]) < count[:, None])[:, None, :, None]
         keys, values = (jnp.where(fits, side, 0).astype(jnp.float32) for side in (keys, values))
-        codes, low, step = quantize(keys, self.bits, axis=2, used=fits)
+        codes, low, step = quantize(keys, self.bits, axis=2, used=fits, fitted=self.fitted)
         grouped = values.reshape(*values.shape[:3], self.value_low.shape[-1], -1)
-        value_codes, value_low, value_step = quantize(grouped, self.bits, axis=-1)
+        value_codes, value_low, value_step = quantize(grouped, self.bits, axis=-1, fitted=self.fitted)
         return {
             "key_codes": pack(codes, self.bits),
             "key_low": low[:, :, 0],

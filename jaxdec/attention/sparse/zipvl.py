@@ -171,11 +171,13 @@ class ZipVLCache(ZipVL):
       bits: of important tokens, and of what follows the prompt once it leaves the window.
       coarse_bits: of all others; fewer.
       window: newest tokens in full precision, at least.
+      fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has.
     """
 
     bits: int = 4
     coarse_bits: int = 2
     window: int = 100
+    fitted: bool = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,8 +7,15 @@ import pytest
 
 from experiments.papers.command import run_command
 from experiments.papers.progress import NoProgress
-from experiments.papers.token_sparsity.arms import DENSE, attention_arms, cache_arms, dynamic, fixed_arm
-from experiments.papers.token_sparsity.measurements import bytes_part, important, needle_texts, ratios_part, scores_part
+from experiments.papers.token_sparsity.arms import DENSE, HALF, attention_arms, cache_arms, dynamic, fixed_arm
+from experiments.papers.token_sparsity.measurements import (
+    bytes_part,
+    cache_texts,
+    important,
+    needle_texts,
+    ratios_part,
+    scores_part,
+)
 from experiments.papers.token_sparsity.report import draw_figures, tables
 from experiments.papers.token_sparsity.verdicts import FIXED, Results, all_claims
 from tests.tiny_models import TINY, tiny_transformer
@@ -33,6 +40,14 @@ def test_needles_end_in_their_answer():
         said = byte_tokenizer().decode([*prompt, *answer])
         question = said[said.rindex("The dog named") :]
         assert said.count(question.strip()) == 2  # as a fact, and as the question with its answer
+
+
+def test_texts_for_caches_are_three_kinds_of_windows():
+    texts = cache_texts(byte_tokenizer().encode, 300, 20, 2)
+    assert [(len(prompt), len(after)) for prompt, after in texts] == [(300, 20)] * 6
+    said = [byte_tokenizer().decode([*prompt, *after]) for prompt, after in texts]
+    assert "heap" in said[4]
+    assert len(set(said)) == 6
 
 
 @pytest.mark.slow
@@ -60,8 +75,9 @@ def made_up(changes):
     loss |= {arm: own["middle"] + own[arm] for arm in ARMS[4:]}
     texts = {arm: {"surprisal": [2 + loss[arm], 3 + loss[arm]], "best": [True, False]} for arm in ARMS}
     cached = {arm: {"surprisal": [2.01, 3.01], "best": [True, False]} for arm in CACHES}
-    cached[DENSE] = texts[DENSE]
-    cached["int4/int2, half"] = {"surprisal": [2 + own["half"], 3 + own["half"]], "best": [True, True]}
+    one, other = np.broadcast_to(own["half"], 2)
+    cached[DENSE] = {"surprisal": [2.5, 4.0], "best": [True, True]}  # of other texts than those by rules for prompts
+    cached[HALF] = {"surprisal": [2.5 + one, 4.0 + other], "best": [True, True]}
 
     def ratios(value):
         return {arm: {"ratio": [value, value], "skipped": [[0.5, 0.5]] * 2} for arm in ARMS if arm != DENSE}
@@ -74,7 +90,7 @@ def made_up(changes):
         needles=texts,
         ratios={"texts": ratios(list(own["layers"])), "needles": ratios([own["filler"]] * 2)},
         caches=cached,
-        nbytes={**dict.fromkeys(CACHES, 400), DENSE: 1000, "int4/int2, half": own["bytes"]},
+        nbytes={**dict.fromkeys(CACHES, 400), DENSE: 1000, HALF: own["bytes"]},
         prefill=[
             {"length": length, "foreign_load": 0.0, "milliseconds": {**times, middle: [10.0 / gain]}}
             for length, gain in ((64, slow), (128, fast))
@@ -93,6 +109,7 @@ def made_up(changes):
         ({"drawn probes alone": -0.01}, {4: False}),
         ({"middle": 0.1}, {5: False}),
         ({"half": 0.02}, {6: False}),
+        ({"half": (-0.01, 0.02)}, {6: None}),
         ({"bytes": 260}, {7: False}),
         ({"times": (1.2, 1.1)}, {8: False}),
         ({"times": (0.5, 0.9)}, {8: False}),
