@@ -103,13 +103,14 @@ def _fit(x: Array, used: Array, bits: int, axis: int, low: Array, step: Array) -
         best = better(best, low + span * (1 - share) / 2, step * share)
 
     def once(_: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
-        codes = _code(x, *best[1:], bits)
+        codes = _code(x, best[1], best[2], bits)
         centre = codes - mean(codes)
         variance = mean(centre**2)
         step = mean(centre * x) / jnp.where(variance == 0, 1, variance)  # of one code alone: 0, no better
         return better(best, mean(x) - step * mean(codes), step)
 
-    return jax.lax.fori_loop(0, FITS, once, best)[1:]
+    _, low, step = jax.lax.fori_loop(0, FITS, once, best)
+    return low, step
 
 
 def pack(codes: UInt[Array, "*dims"], bits: int) -> Array:
