@@ -57,7 +57,7 @@ class QuantizedCache(struct.PyTreeNode):
         max_new: int = 128,
         block: int = BLOCK,
         channel_group: int | None = None,
-        fitted: bool = True,
+        fitted: bool = False,
     ) -> "QuantizedCache":
         """Return an empty cache.
 
@@ -106,7 +106,7 @@ class QuantizedCache(struct.PyTreeNode):
         max_new: int = 128,
         block: int = BLOCK,
         channel_group: int | None = None,
-        fitted: bool = True,
+        fitted: bool = False,
     ) -> "QuantizedCache":
         """Pack prompts that are committed, all but the last ``window`` tokens of each.
 

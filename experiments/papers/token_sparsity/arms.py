@@ -37,7 +37,7 @@ def fixed_arm(ratio: float, last: int, drawn: int) -> Rules:
 
 def cache_arms(threshold: float, last: int, drawn: int, window: int) -> dict[str, Rules]:
     """The cache in one precision, and in two; some with ranges by :data:`EXTREMES` too."""
-    arms: dict[str, Rules] = {f"int{bits}": {"kv_cache": Quantized(bits, window)} for bits in (8, 4, 2)}
+    arms: dict[str, Rules] = {f"int{bits}": {"kv_cache": Quantized(bits, window, fitted=True)} for bits in (8, 4, 2)}
     two: dict[str, Any] = {"last_probes": last, "random_probes": drawn, "window": window}
     arms["int4/int2, dynamic"] = {"kv_cache": ZipVLCache(threshold, **two)}
     arms[HALF] = {"kv_cache": ZipVLCache(ratio=0.5, **two)}

@@ -41,12 +41,13 @@ class Quantized:
     Attributes:
       bits: 2, 4 or 8.
       window: newest tokens in full precision, at least.
-      fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has.
+      fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has. They cut
+        off outliers, on which attention leans: where all tokens have 2 bits, that is worse.
     """
 
     bits: int = 4
     window: int = 128
-    fitted: bool = True
+    fitted: bool = False
 
     def __post_init__(self):
         if self.bits not in BITS:
@@ -169,7 +170,7 @@ class PackedTokens(struct.PyTreeNode):
     used: Int[Array, "B M"]
     blocks: Int[Array, "B"]
     bits: int = struct.field(pytree_node=False)
-    fitted: bool = struct.field(pytree_node=False, default=True)
+    fitted: bool = struct.field(pytree_node=False, default=False)
 
     @classmethod
     def create(
@@ -182,7 +183,7 @@ class PackedTokens(struct.PyTreeNode):
         bits: int,
         block: int = BLOCK,
         channel_group: int | None = None,
-        fitted: bool = True,
+        fitted: bool = False,
     ) -> "PackedTokens":
         """Nothing yet, with blocks for ``num_tokens`` tokens; ``channel_group`` is 32 or the head where that is less.
 
