@@ -109,6 +109,26 @@ def test_fewer_bits_say_nearly_the_same(model, plain, name):
     assert texts(model, prompt)[0][0][:1] == plain[0][0][:1]
 
 
+@pytest.mark.parametrize(
+    ("asked", "fitted"),
+    [
+        ("quantized:bits=2", False),
+        ("quantized:bits=2,fitted=true", True),
+        ("zipvl:last_probes=8,random_probes=8", True),
+        ("zipvl:last_probes=8,random_probes=8,fitted=false", False),
+    ],
+)
+def test_ranges_are_fitted_where_the_rule_says_so(model, asked, fitted):
+    found = set()
+
+    def note(prompt):
+        cache: Any = start(Autoregressive(), model, prompt).cache
+        found.update(region.fitted for region in (*cache.packed, *cache.coarse))
+
+    jax.eval_shape(note, with_rules(batch(), kv_cache=asked))  # static: traced, never run
+    assert found == {fitted}
+
+
 def test_a_small_budget_changes_the_text_and_takes_less_room(model, plain):
     tight = with_rules(batch(), kv_cache="snapkv:capacity=8,window=4,sinks=1,local=2,kernel=3")
     said, _ = texts(model, tight)

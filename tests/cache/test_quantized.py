@@ -20,7 +20,7 @@ from tests.cache.test_contiguous import append
 BATCH, LAYERS, HEADS, KV_HEADS, WIDTH = 3, 2, 4, 2, 8
 BLOCK, WINDOW, NEW = 8, 5, 20
 SHAPE = {"num_layers": LAYERS, "batch_size": BATCH, "num_kv_heads": KV_HEADS, "head_dim": WIDTH, "dtype": jnp.float32}
-SIZES: dict[str, Any] = {"window": WINDOW, "max_new": NEW, "block": BLOCK, "channel_group": 4, "fitted": False}
+SIZES: dict[str, Any] = {"window": WINDOW, "max_new": NEW, "block": BLOCK, "channel_group": 4}
 attend = jax.jit(QuantizedCache.attention_state, static_argnums=1)
 commit = jax.jit(QuantizedCache.commit)
 

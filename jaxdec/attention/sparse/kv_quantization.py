@@ -41,8 +41,8 @@ class Quantized:
     Attributes:
       bits: 2, 4 or 8.
       window: newest tokens in full precision, at least.
-      fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has. They cut
-        off outliers, on which attention leans: where all tokens have 2 bits, that is worse.
+      fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has. Where
+        all tokens have 2 bits, texts were predicted worse with them (docs/kv_compression.md).
     """
 
     bits: int = 4
