@@ -17,6 +17,7 @@ def run_command(
     about: str | None,
     define_flags: Callable[[], "flags.FlagValues"],
     work: Callable[["flags.FlagValues"], None],
+    interrupted: str = NOTHING,
 ) -> int:
     """Read the flags, do the work, and turn what can go wrong into one line on stderr.
 
@@ -25,6 +26,7 @@ def run_command(
       about: what ``--help`` says above the flags.
       define_flags: makes the flags, ``help`` among them.
       work: what the command does; raises ``ValueError`` or ``OSError`` for bad input.
+      interrupted: what to say after Ctrl-C.
 
     Returns:
       The exit status: 0, 2 for bad input, 130 after Ctrl-C.
@@ -44,7 +46,7 @@ def run_command(
         work(values)
         return 0
     except KeyboardInterrupt:
-        say(NOTHING)
+        say(interrupted)
         return STATUS
     except (flags.Error, ValueError, OSError) as error:
         say(f"error: {error}")

@@ -4,6 +4,7 @@
     python -m experiments.evaluate --suite=specbench                  the result goes to benchmarks/results/evaluation/
     python -m experiments.evaluate --suite=specbench --smoke          does it run? The result goes to out/evaluation/
     python -m experiments.evaluate --suite=specbench --limit=2 --rounds=1 --families=edit --methods=prompt_lookup,lookahead
+    python -m experiments.evaluate --suite=specbench --text='corpora/*.txt'      drafters remember these texts as well
     python -m experiments.evaluate --suite=precision                  what bfloat16 and int8 cost and give, beside float32
     python -m experiments.evaluate --suite=precision --measure=timing      the timing again, the rest from the newest result
     python -m experiments.evaluate --suite=long_context               what rules cost and give that read or keep less

@@ -33,14 +33,21 @@ class Source(NamedTuple):
     texts: Iterator[Text]
 
 
-def installed_texts() -> list[Source]:
-    """English and code that every machine with this project has: documentation of Python and of the installed packages."""
+def python_texts() -> list[Source]:
+    """English and code that come with Python: the reference of the language, and what its library says of itself."""
     version = platform.python_version()
-    packages = _packages()
-    names = ", ".join(f"{name} {metadata['Version']}" for name, metadata in packages)
     return [
         Source(f"the language reference of Python {version} (pydoc_data.topics)", _reference()),
         Source(f"the docstrings of the standard library of Python {version}", _docstrings()),
+    ]
+
+
+def installed_texts() -> list[Source]:
+    """What every machine with this project has: :func:`python_texts`, and the descriptions of the installed packages."""
+    packages = _packages()
+    names = ", ".join(f"{name} {metadata['Version']}" for name, metadata in packages)
+    return [
+        *python_texts(),
         Source(
             f"the descriptions of {len(packages)} installed packages ({names})",
             (Text(str(metadata.get_payload() or "")) for _, metadata in packages),  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,9 +1,9 @@
-"""The model's own outputs as the memory of retrieval and of tri-gram tables, the prompt at hand left out.
+"""The memory of retrieval and of tri-gram tables: the model's own outputs to other prompts, and texts beside them.
 
-A collection holds the greedy outputs to all prompts. For a prompt, what a drafter sees is made of the outputs to the *other*
-prompts, those of its own family among them. Outputs of the model itself are the best match that can be had cheaply, and leaving
-only the prompt out is generous where prompts resemble each other: numbers of these arms say what a memory of one's own earlier
-answers is worth, not what a foreign text collection is.
+A collection holds the greedy outputs to all prompts, dealt out in turn to :data:`FOLDS` folds. For a prompt, what a drafter
+sees is made of the outputs to the prompts of the *other* folds, most of its own family among them: outputs of the model itself
+are the best match that can be had cheaply, and generous where prompts resemble each other. Texts that are no outputs, where
+there are any, are there for every prompt.
 """
 
 import functools
@@ -21,6 +21,7 @@ from jaxdec.typing import PyTree
 
 TOKENS = 192
 BATCH = 8
+FOLDS = 4  # a table of millions of tokens is large: one for every prompt would not fit
 
 
 def greedy_outputs(
@@ -41,26 +42,32 @@ def greedy_outputs(
 
 
 class Collection:
-    """Outputs by prompt, and what is built from them."""
+    """Outputs by prompt, texts beside them, and what is built from both."""
 
-    def __init__(self, outputs: Mapping[str, Sequence[int]], vocab_size: int):
-        """``outputs`` are token ids by prompt."""
+    def __init__(self, outputs: Mapping[str, Sequence[int]], vocab_size: int, texts: Sequence[Sequence[int]] = ()):
+        """``outputs`` are token ids by prompt, ``texts`` those of other texts."""
         self.outputs = {name: list(tokens) for name, tokens in outputs.items()}
+        self.texts = texts
         self.vocab_size = vocab_size
-        self.companions = functools.cache(self._companions)
+        self.fold = {name: index % FOLDS for index, name in enumerate(outputs)}
+        self._made = functools.cache(self._make)
 
-    def _companions(self, memory: str, left_out: str) -> dict[str, PyTree]:
-        """The companion called ``memory`` (none if that is empty), made without the output to the prompt ``left_out``."""
+    def companions(self, memory: str, prompt: str) -> dict[str, PyTree]:
+        """The companion called ``memory`` (none if that is empty), made without the outputs to the prompt's fold."""
+        return {memory: self._made(memory, self.fold[prompt])} if memory else {}
+
+    def _make(self, memory: str, left_out: int) -> PyTree:
         made = {"datastore": self.datastore, "trigram_table": self.trigram_table}
-        return {memory: jax.block_until_ready(made[memory](left_out))} if memory else {}
+        return jax.block_until_ready(made[memory](left_out))
 
-    def datastore(self, left_out: str) -> Datastore:
-        """Suffix array. The output left out is blanked, so that arrays have one shape whichever it is."""
-        texts = [[-1] * len(tokens) if name == left_out else tokens for name, tokens in self.outputs.items()]
-        return build_datastore(texts, self.vocab_size)
+    def datastore(self, left_out: int | None) -> Datastore:
+        """Suffix array. What is left out is blanked, so that arrays have one shape whichever fold it is."""
+        outputs = [
+            [-1] * len(tokens) if self.fold[name] == left_out else tokens for name, tokens in self.outputs.items()
+        ]
+        return build_datastore([*self.texts, *outputs], self.vocab_size)
 
-    def trigram_table(self, left_out: str) -> TrigramTable:
+    def trigram_table(self, left_out: int | None) -> TrigramTable:
         """Tri-gram table. Its size is a power of two and hardly ever depends on what is left out."""
-        return build_trigram_table(
-            [tokens for name, tokens in self.outputs.items() if name != left_out], self.vocab_size
-        )
+        outputs = [tokens for name, tokens in self.outputs.items() if self.fold[name] != left_out]
+        return build_trigram_table([*self.texts, *outputs], self.vocab_size)

@@ -21,6 +21,7 @@ FLAGS_OF_ONE_SUITE = {
     "methods": "specbench",
     "dtype": "specbench",
     "peer": "specbench",
+    "text": "specbench",
     "measure": "precision",
     "tokens": "long_context",
 }
@@ -41,6 +42,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("suite", None, f"{', '.join(SUITES)}, or 'list'", flag_values=values)
     about = "arms, by name (default: all but int8_greedy, int8_prompt_lookup, lookahead_56); their baseline always takes part"
     flags.DEFINE_list("methods", None, about, flag_values=values)
+    about = "text file, or a pattern of such, for the memory of drafters beside the model's outputs; may be given several times"
+    flags.DEFINE_multi_string("text", [], about, flag_values=values)
     flags.DEFINE_string("model", "smollm2-135m-instruct", "registered name, directory or GGUF file", flag_values=values)
     flags.DEFINE_enum(
         "dtype", "float32", ["float32", "bfloat16", "float64", "int8"], "of the model", flag_values=values
@@ -151,16 +154,18 @@ def options_of(values: flags.FlagValues) -> Any:
     """Options of the suite ``specbench``.
 
     Raises:
-      ValueError: an unknown arm or family.
+      ValueError: an unknown arm or family, or a text that is not there.
     """
     from experiments.evaluation.arms import DEFAULT_ARMS, choose_arms
     from experiments.evaluation.specbench import Options
+    from experiments.text_sources import text_files
 
     common = common_options(values, Options)
     return Options(
         arms=tuple(choose_arms(values.methods or DEFAULT_ARMS)),
         dtype=values.dtype,
         peer=values.peer,
+        text=tuple(source.name for source in text_files(values.text)),
         **common,
     )
 

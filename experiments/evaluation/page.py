@@ -23,7 +23,8 @@ typed by hand.
 
 ## Speculative methods on families of prompts
 
-    python -m experiments.evaluate --suite=specbench --wait_quiet=20
+    python -m experiments.corpora --out=corpora
+    python -m experiments.evaluate --suite=specbench --wait_quiet=20 --text='corpora/*.txt'
 
 In the manner of Spec-Bench (Xia et al. 2024, arXiv 2401.07851), on prompts of our own: six families of eight, and two domains
 of twenty for what adapts. The answers to `summarise`, `extract` and `edit` copy much of the prompt. How it is measured:
@@ -40,8 +41,8 @@ of twenty for what adapts. The answers to `summarise`, `extract` and `edit` copy
   the first difference tells whether that was a tie.
 - Cost of drafting: propose and observe alone, in a compiled loop, over the time of a target step over one token. Checking
   guesses and choosing the size of a tree are not in it; they are in the speed-ups.
-- The memory of `suffix_retrieval` and of the ADED arms is made of the model's own greedy outputs to all *other* prompts, those
-  of the same family included: the best match that can be had, not what a foreign collection would give.
+- The memory of `suffix_retrieval` and of the ADED arms is made of the model's own greedy outputs to *other* prompts, those of
+  the same family among them (the best match that can be had), and of the files of text that are named below, if any.
 - Foreign load is what other processes took, in cores; rounds above 0.1 are repeated, and counted as loud if they stay above it.
 
 {% for document in documents %}
@@ -172,10 +173,19 @@ def environment_table(d: Mapping[str, Any]) -> str:
         ["rounds", d["rounds"]],
         ["prompts, loud rounds of them", f"{d['loud_rounds']} of {d['rounds_in_all']}"],
         ["foreign load, largest of a prompt's round", load],
-        ["collection", f"{d['collection']['texts']} outputs, {d['collection']['tokens']} tokens"],
+        *memory_lines(d),
         *([name, said["version"]] for name, said in d["peer"].items()),
     ]
     return markdown_table(["", ""], lines)
+
+
+def memory_lines(d: Mapping[str, Any]) -> list[list[str]]:
+    """What the memory of drafters was made of."""
+    memory = d["collection"]
+    share = "all but the prompt's own" if d["schema"] == 1 else "for each prompt three quarters of them"
+    outputs = f"{memory['texts']} with {memory['tokens']:,} tokens, {share}"
+    files = memory.get("files", ())  # of schema 2
+    return [["memory: outputs", outputs], *([f"memory: {f['name']}", f"{f['tokens']:,} tokens"] for f in files)]
 
 
 def targets_table(verdicts: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ class Options:
       wait_quiet: seconds to wait for a quiet machine before each round of a prompt.
       seed: of the bootstrap.
       peer: whether llama.cpp takes part.
+      text: files for the memory of drafters, beside the model's own outputs.
       smoke: a tiny random model and prompts cut short; no claim.
     """
 
@@ -58,6 +60,7 @@ class Options:
     wait_quiet: float = 0.0
     seed: int = 0
     peer: bool = True
+    text: Sequence[str] = ()
     smoke: bool = False
 
 
@@ -116,7 +119,9 @@ def prepare(options: Options, questions: list[Question], path: str, show: Progre
     if len(token_ids) != len(everything) + len(in_domains):
         raise ValueError(f"an id occurs both in {FAMILY_PROMPTS} and in {DOMAIN_PROMPTS}")
     asked = {
-        name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "rounds", "smoke")
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in ("out", "rounds", "smoke", "text")
     }
     key = {
         "options": asked,
@@ -126,6 +131,7 @@ def prepare(options: Options, questions: list[Question], path: str, show: Progre
         "host": host_tag(),
         "device": jax.devices()[0].device_kind,
         "model": "smoke" if options.smoke else [path, Path(path).stat().st_size],
+        "text": [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in options.text],
     }
     parts = Parts(options.out / f".{stem(options)}.parts", json.loads(json.dumps(key)))
     write_text(parts.folder / ".gitignore", "*\n")

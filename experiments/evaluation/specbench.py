@@ -9,7 +9,7 @@ import functools
 import shutil
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from rich.console import Console
 
 from experiments.benchmarks.harness import loudest, summary
 from experiments.benchmarks.machine import host_tag, wait_quiet
+from experiments.datastore import Collected
+from experiments.datastore import collect as collect_texts
 from experiments.evaluation.adaptation import ADAPTATION_ARMS, over_domain, summarise_adaptation
 from experiments.evaluation.arms import Arm, auto_rows, method_of
 from experiments.evaluation.collection import TOKENS, Collection, greedy_outputs
@@ -31,12 +33,14 @@ from experiments.evaluation.summary import ALL, over_peer, peer_row, row
 from experiments.evaluation.verdicts import judge
 from experiments.papers.progress import Progress
 from experiments.record import environment, write_json
+from experiments.text_sources import text_files
 from jaxdec.decoding.speculative import Speculative
 from jaxdec.decoding.speculative.step_cost import relative_step_cost
 from jaxdec.speculation import draft_model
 
-SCHEMA = 1
+SCHEMA = 2
 CURVES = 3
+ALL_TOKENS = 1 << 31
 STEP_COST_ROWS = (1, 2, 4, 8, 16, 32)
 
 
@@ -67,7 +71,8 @@ def measure(
 ) -> dict[str, Any]:
     """All parts of the suite; returns the result."""
     options = setting.options
-    setting.collection = collect(setting)
+    texts = read_texts(setting)
+    setting.collection = collect(setting, texts)
     setting.costs = {dtype: step_cost_of(setting, dtype) for dtype in setting.models}
     arms = {arm.name: arm_worker(setting, arm) for arm in options.arms}
     workers |= arms
@@ -88,6 +93,7 @@ def measure(
         "collection": {
             "texts": len(setting.collection.outputs),
             "tokens": sum(map(len, setting.collection.outputs.values())),
+            "files": [{"name": Path(source.name).name, "tokens": source.tokens} for source in texts],
         },
         "rounds": options.rounds,
         "seed": options.seed,
@@ -109,14 +115,22 @@ def measure(
     return document
 
 
-def collect(setting: Setting) -> Collection:
-    """The model's greedy outputs to all prompts."""
+def read_texts(setting: Setting) -> list[Collected]:
+    """The files that the memory of drafters is made of, beside the model's outputs."""
+    lm, options = setting.lm(""), setting.options
+    wanted = options.text if any(arm.memory for arm in options.arms) else ()
+    with setting.show.task(f"reading {len(wanted)} files of text", 1):
+        return collect_texts(text_files(wanted), lm.tokenizer, lm.model.vocab_size, ALL_TOKENS, lambda *_: None)
+
+
+def collect(setting: Setting, texts: Sequence[Collected]) -> Collection:
+    """The model's greedy outputs to all prompts, and texts beside them."""
     lm, smoke = setting.lm(""), setting.options.smoke
     tokens = 16 if smoke else TOKENS
     with setting.show.task(f"outputs of the model to {len(setting.token_ids)} prompts", 1):
         eos = lm.tokenizer.eos_token_ids
         outputs = setting.parts.get("collection", lambda: greedy_outputs(lm.model, setting.token_ids, eos, tokens))
-    return Collection(outputs, lm.model.vocab_size)
+    return Collection(outputs, lm.model.vocab_size, [text for source in texts for text in source.texts])
 
 
 def step_cost_of(setting: Setting, dtype: str) -> dict[int, float]:
@@ -215,7 +229,7 @@ def adapt(setting: Setting) -> list[dict[str, Any]]:
         for domain, questions in setting.domains.items():
             prompts = {question.id: setting.prompt(question.id) for question in questions}
             for arm in ADAPTATION_ARMS:
-                table = Collection(outputs, model.vocab_size).trigram_table("")
+                table = Collection(outputs, model.vocab_size).trigram_table(None)
                 compute = functools.partial(over_domain, arm, model, table, prompts)
                 lines.setdefault(domain, {})[arm] = setting.parts.get(f"adaptation_{domain}_{arm}", compute)
                 advance(f"{domain}, {arm}")

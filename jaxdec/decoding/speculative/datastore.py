@@ -5,6 +5,7 @@ collection in the order of the texts that begin there; all occurrences of a stre
 first 32 tokens of each suffix are compared when it is built.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ class Datastore(struct.PyTreeNode):
     vocabulary: str = struct.field(pytree_node=False, default="")
 
 
-def build_datastore(texts: list[list[int]], vocab_size: int, vocabulary: str = "") -> Datastore:
+def build_datastore(texts: Sequence[Sequence[int]], vocab_size: int, vocabulary: str = "") -> Datastore:
     """Build a datastore from token lists, on the host.
 
     Args:

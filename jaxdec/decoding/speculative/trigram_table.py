@@ -8,6 +8,7 @@ Two tables act together: one built beforehand, shared by all rows and never chan
 holds what was added to it while decoding. What a row sees is their sum, capped.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from jaxdec.typing import Array, Bool, Float, Int
 
 KIND = "jaxdec trigram table"
 SUCCESSORS = 12
-PROBES = 8
+PROBES = 16
 EMPTY = -1
 
 
@@ -107,7 +108,7 @@ def together(
 
 
 def build_trigram_table(
-    texts: list[list[int]], vocab_size: int, successors: int = SUCCESSORS, vocabulary: str = ""
+    texts: Sequence[Sequence[int]], vocab_size: int, successors: int = SUCCESSORS, vocabulary: str = ""
 ) -> TrigramTable:
     """Count the tri-grams of texts, on the host.
 
@@ -129,22 +130,24 @@ def build_trigram_table(
         if array.min() < 0 or array.max() >= vocab_size:
             wrong = array[(array < 0) | (array >= vocab_size)][0]
             raise ValueError(f"texts hold token id {wrong}, outside the vocabulary [0, {vocab_size})")
-    trigrams = np.concatenate([np.stack([a[:-2] * vocab_size + a[1:-1], a[2:]], axis=1) for a in arrays])
-    unique, counts = np.unique(trigrams, axis=0, return_counts=True)
-    pair_ids, first, size = np.unique(unique[:, 0], return_index=True, return_counts=True)
+    pairs = np.concatenate([a[:-2] * vocab_size + a[1:-1] for a in arrays])
+    # Pairs by their rank, so that a tri-gram is one number whatever the vocabulary.
+    pair_ids, rank = np.unique(pairs, return_inverse=True)
+    trigrams, counts = np.unique(rank * vocab_size + np.concatenate([a[2:] for a in arrays]), return_counts=True)
+    owner, tokens = np.divmod(trigrams, vocab_size)
+    first, size = np.unique(owner, return_index=True, return_counts=True)[1:]
     totals = np.add.reduceat(counts, first)
     weights = counts / np.repeat(totals, size)
     # Heaviest first within each pair, the lower id where weights are equal.
-    order = np.lexsort((unique[:, 1], -weights, unique[:, 0]))
-    rank = np.arange(len(order)) - np.repeat(first, size)
-    kept = rank < successors
-    owner = np.repeat(np.arange(len(pair_ids)), size)
+    order = np.lexsort((tokens, -weights, owner))
+    place = np.arange(len(order)) - np.repeat(first, size)
+    kept = place < successors
     ids = np.full((len(pair_ids), SUCCESSORS), EMPTY, np.int32)
     masses = np.zeros((len(pair_ids), SUCCESSORS), np.float32)
-    ids[owner[kept], rank[kept]] = unique[order[kept], 1]
-    masses[owner[kept], rank[kept]] = weights[order[kept]]
-    pairs = np.stack(np.divmod(pair_ids, vocab_size), axis=1).astype(np.int32)
-    return _place(pairs, ids, masses, vocab_size).replace(vocabulary=vocabulary)
+    ids[owner[kept], place[kept]] = tokens[order[kept]]
+    masses[owner[kept], place[kept]] = weights[order[kept]]
+    known = np.stack(np.divmod(pair_ids, vocab_size), axis=1).astype(np.int32)
+    return _place(known, ids, masses, vocab_size).replace(vocabulary=vocabulary)
 
 
 def _place(pairs: np.ndarray, ids: np.ndarray, masses: np.ndarray, vocab_size: int) -> TrigramTable:

@@ -25,7 +25,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "environment": {"date": "2026-01-02T03:04:05+00:00", "commit": "c" * 40, "jax": "0.10.2", "cpu_flags": ["avx"]},
         "model": {"name": "m", "dtype": "float32", "num_params": 10},
         "max_new_tokens": 64,
-        "collection": {"texts": 88, "tokens": 9000},
+        "collection": {"texts": 88, "tokens": 9000, "files": [{"name": "a.txt", "tokens": 12345}]},
         "rounds": 3,
         "seed": 0,
         "loud_rounds": 2,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluation import collection as module
-from experiments.evaluation.collection import Collection, greedy_outputs
+from experiments.evaluation.collection import FOLDS, Collection, greedy_outputs
 from jaxdec.decoding import Autoregressive, Prompt
 from jaxdec.decoding.loop import decode
 from jaxdec.decoding.speculative import SuffixRetrieval
@@ -36,7 +36,7 @@ def occurrences(datastore, tokens):
     return plain
 
 
-def test_the_datastore_leaves_the_prompts_own_output_out_and_keeps_its_shape():
+def test_the_datastore_leaves_the_prompts_fold_out_and_keeps_its_shape():
     memory = Collection(OUTPUTS, 10)
     without = {name: memory.companions("datastore", name)["datastore"] for name in OUTPUTS}
     assert len({datastore.tokens.shape for datastore in without.values()}) == 1
@@ -46,16 +46,33 @@ def test_the_datastore_leaves_the_prompts_own_output_out_and_keeps_its_shape():
         assert sorted(datastore.suffixes.tolist()) == list(range(datastore.tokens.shape[0]))
 
 
-def test_the_trigram_table_leaves_the_prompts_own_output_out():
+def follows_one_two(memory, name):
+    tokens, weights = memory.companions("trigram_table", name)["trigram_table"].lookup(jnp.asarray([1, 2]))
+    return {int(t): float(w) for t, w in zip(tokens, weights) if w > 0}
+
+
+def test_the_trigram_table_leaves_the_prompts_fold_out():
     memory = Collection(OUTPUTS, 10)
+    assert follows_one_two(memory, "a") == {9: 1.0}
+    assert follows_one_two(memory, "b") == {3: 0.5, 9: 0.5}
+    assert follows_one_two(memory, "c") == {3: 1.0}
 
-    def follows_one_two(name):
-        tokens, weights = memory.companions("trigram_table", name)["trigram_table"].lookup(jnp.asarray([1, 2]))
-        return {int(t): float(w) for t, w in zip(tokens, weights) if w > 0}
 
-    assert follows_one_two("a") == {9: 1.0}
-    assert follows_one_two("b") == {3: 0.5, 9: 0.5}
-    assert follows_one_two("c") == {3: 1.0}
+def test_prompts_are_dealt_out_to_folds_in_turn():
+    memory = Collection({str(i): [1, 2, 3 + i] for i in range(FOLDS + 2)}, 10)
+    assert set(follows_one_two(memory, "1")) == {3 + i for i in range(FOLDS + 2) if i % FOLDS != 1}
+    assert (
+        memory.companions("trigram_table", "1")["trigram_table"]
+        is memory.companions("trigram_table", str(1 + FOLDS))["trigram_table"]
+    )
+
+
+def test_texts_are_in_the_memory_of_every_prompt():
+    memory = Collection(OUTPUTS, 10, [[8, 8, 1, 2, 0], [4, 4]])
+    assert follows_one_two(memory, "a") == {9: 0.5, 0: 0.5}
+    assert follows_one_two(memory, "c") == {3: 0.5, 0: 0.5}
+    for name in OUTPUTS:
+        assert occurrences(memory.companions("datastore", name)["datastore"], [8, 8, 1]) == 1
 
 
 def test_companions_are_made_once_and_only_when_wanted():

@@ -56,6 +56,8 @@ def test_list_and_help(run):
         (["--suite=specbench", "--rounds=0"], "rounds"),
         (["--suite=specbench", "--max_new_tokens=1"], "max_new_tokens"),
         (["--suite=specbench", "--dtype=float16"], "dtype"),
+        (["--suite=specbench", "--text=/no/such/file"], "--text=/no/such/file: there is no such file"),
+        (["--suite=precision", "--text=/no/such/file"], "--text is a flag of --suite=specbench"),
         (["--suite=specbench", "extra"], "'extra' is not a flag"),
         (["--suite=specbench", "--smoke", "--out=/dev/null/x"], "/dev/null/x"),
     ],
@@ -71,7 +73,8 @@ def test_bad_input_is_refused_before_a_model_is_loaded(run, monkeypatch, flags, 
 def broken_off_and_continued(folder, families, arms):
     """A smoke run that breaks off before its result is written, and its continuation: ``(result, path, kept parts)``."""
     flags = ["evaluate", "--suite=specbench", "--smoke", f"--out={folder}"]
-    flags += [f"--families={','.join(families)}", f"--methods={','.join(arms)}"]
+    flags += [f"--families={','.join(families)}", f"--methods={','.join(arms)}", f"--text={folder}/notes.txt"]
+    (folder / "notes.txt").write_text("some text beside the outputs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxdec, "enable_compilation_cache", lambda: None)
         patch.setattr(
@@ -113,6 +116,8 @@ def test_a_run_that_broke_off_keeps_its_parts_and_goes_on_from_them(tmp_path, fa
 def says_what_was_measured_and_how(document, path, families, arms):
     assert path.name == f"specbench_smoke_smoke-float32_{document['host']}_{document['date']}.json"
     assert document["environment"]["jax"] == jax.__version__
+    with_memory = "aded_adaptive_31" in arms
+    assert [file["name"] for file in document["collection"]["files"]] == ["notes.txt"] * with_memory
     assert list(document["arms"]) == ["greedy", *arms]
     assert {(row["family"], row["arm"]) for row in document["rows"]} == {
         (family, arm) for family in (*families, "all") for arm in document["arms"]
