@@ -41,7 +41,7 @@ from jaxdec.speculation import draft_model
 SCHEMA = 2
 CURVES = 3
 ALL_TOKENS = 1 << 31
-STEP_COST_ROWS = (1, 2, 4, 8, 16, 32)
+STEP_COST_ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def run(options: Options, console: Console, show: Progress) -> Path:

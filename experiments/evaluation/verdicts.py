@@ -65,18 +65,18 @@ def _lookup_yield(document: Mapping[str, Any]) -> Found | str:
 
 
 def _aded_yield(document: Mapping[str, Any]) -> Found | str:
-    rows = _rows(document, "aded_static_31")
-    return _extreme([(row["tokens_per_call"], f"{row['arm']}, {row['family']}") for row in rows], "aded_static_31")
+    rows = _rows(document, "aded_static_63")
+    return _extreme([(row["tokens_per_call"], f"{row['arm']}, {row['family']}") for row in rows], "aded_static_63")
 
 
 def _aded_gain(document: Mapping[str, Any]) -> Found | str:
-    static = {row["family"]: row["tokens_per_call"] for row in _rows(document, "aded_static_31")}
+    static = {row["family"]: row["tokens_per_call"] for row in _rows(document, "aded_static_63")}
     numbers = [
-        (row["tokens_per_call"] - static[row["family"]], f"31 nodes, {row['family']}")
-        for row in _rows(document, "aded_adaptive_31")
+        (row["tokens_per_call"] - static[row["family"]], f"63 nodes, {row['family']}")
+        for row in _rows(document, "aded_adaptive_63")
         if row["family"] in static
     ]
-    return _extreme(numbers, "aded_static_31 beside aded_adaptive_31")
+    return _extreme(numbers, "aded_static_63 beside aded_adaptive_63")
 
 
 def _best_speedup(document: Mapping[str, Any]) -> Found | str:

@@ -6,7 +6,7 @@ from experiments.evaluation.arms import ARMS, DEFAULT_ARMS
 from experiments.evaluation.summary import ALL
 
 FAMILIES = ("chat", "summarise", "extract", "edit", ALL)
-YIELD = {"greedy": 1.0, "prompt_lookup_7": 2.5, "aded_static_31": 1.4, "aded_adaptive_31": 1.5}
+YIELD = {"greedy": 1.0, "prompt_lookup_7": 2.5, "aded_static_63": 1.4, "aded_adaptive_63": 1.5}
 SPEED = {"greedy": 1.0, "prompt_lookup": 1.7, "aded_adaptive": 0.96}
 
 

@@ -29,7 +29,7 @@ def test_sizes_of_auto_carry_the_cost_of_root_and_nodes():
     assert (method.sizes.nodes, method.sizes.costs) == ((0, 3, 7, 15), (1.0, 1.5, 2.0, 3.0))
     assert (method.drafter.num_nodes, method.drafter.window) == (15, 0)
     assert method_of(ARMS["prompt_lookup_7"], {}).drafter.num_nodes == 7
-    assert method_of(ARMS["aded_adaptive_31"], {}).drafter.window == 16
+    assert method_of(ARMS["aded_adaptive_63"], {}).drafter.window == 16
 
 
 def test_baselines_take_part_first_and_once():

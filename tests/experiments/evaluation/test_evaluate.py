@@ -16,7 +16,7 @@ from experiments.evaluation import specbench
 from experiments.evaluation.command import run_command
 
 QUICK = ("edit",), ("prompt_lookup_7",)
-WHOLE = ("chat", "edit"), ("prompt_lookup_7", "aded_adaptive_31")
+WHOLE = ("chat", "edit"), ("prompt_lookup_7", "aded_adaptive_63")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def broken_off_and_continued(folder, families, arms):
 def test_a_run_that_broke_off_keeps_its_parts_and_goes_on_from_them(tmp_path, families, arms):
     document, path, kept = broken_off_and_continued(tmp_path, families, arms)
     assert {"collection.json", "rounds.json", "step_cost_float32.json", ".gitignore"} <= set(kept)
-    assert ("adaptation_code_adaptive.json" in kept) == ("aded_adaptive_31" in arms)
+    assert ("adaptation_code_adaptive.json" in kept) == ("aded_adaptive_63" in arms)
     assert [name for name in os.listdir(tmp_path) if "parts" in name] == []  # gone with the result written
     says_what_was_measured_and_how(document, path, families, arms)
     has_the_texts_of_plain_decoding(document, families, arms)
@@ -116,7 +116,7 @@ def test_a_run_that_broke_off_keeps_its_parts_and_goes_on_from_them(tmp_path, fa
 def says_what_was_measured_and_how(document, path, families, arms):
     assert path.name == f"specbench_smoke_smoke-float32_{document['host']}_{document['date']}.json"
     assert document["environment"]["jax"] == jax.__version__
-    with_memory = "aded_adaptive_31" in arms
+    with_memory = "aded_adaptive_63" in arms
     assert [file["name"] for file in document["collection"]["files"]] == ["notes.txt"] * with_memory
     assert list(document["arms"]) == ["greedy", *arms]
     assert {(row["family"], row["arm"]) for row in document["rows"]} == {
@@ -147,7 +147,7 @@ def has_counters_that_add_up(document, families):
 def has_drafting_and_adaptation(document, arms):
     assert {cost["arm"] for cost in document["drafting"]} == {"prompt_lookup_7"}  # what is timed
     learnt = [(row["domain"], row["ids"]) for row in document.get("adaptation", ())]
-    assert learnt == ([("code", ["code-01"]), ("chat", ["chat-01"])] if "aded_adaptive_31" in arms else [])
+    assert learnt == ([("code", ["code-01"]), ("chat", ["chat-01"])] if "aded_adaptive_63" in arms else [])
 
 
 @pytest.mark.slow

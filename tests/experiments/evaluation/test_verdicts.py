@@ -26,8 +26,8 @@ def test_all_reached_and_where_the_numbers_are_from():
     assert [verdict["reached"] for verdict in found.values()] == [True] * 7
     measured = {name: (round(verdict["measured"], 6), verdict["where"]) for name, verdict in found.items()}
     assert measured["lookup"] == (2.5, "prompt_lookup_7, summarise")
-    assert measured["aded"] == (1.4, "aded_static_31, chat")
-    assert measured["gain"] == (0.1, "31 nodes, chat")
+    assert measured["aded"] == (1.4, "aded_static_63, chat")
+    assert measured["gain"] == (0.1, "63 nodes, chat")
     assert measured["best"] == (1.7, "prompt_lookup, summarise")
     assert measured["auto"] == (0.96, "aded_adaptive, chat")
     assert measured["drafting"] == (0.05, "aded_static, 40 prompt tokens")  # and not the draft model's 1.5
@@ -38,8 +38,8 @@ def test_all_reached_and_where_the_numbers_are_from():
     ("name", "changes"),
     [
         ("lookup", {"rows": changed("tokens_per_call", 1.99, arm="prompt_lookup_7", family="extract")}),
-        ("aded", {"rows": changed("tokens_per_call", 1.29, arm="aded_static_31", family="chat")}),
-        ("gain", {"rows": changed("tokens_per_call", 1.4, arm="aded_adaptive_31", family="edit")}),
+        ("aded", {"rows": changed("tokens_per_call", 1.29, arm="aded_static_63", family="chat")}),
+        ("gain", {"rows": changed("tokens_per_call", 1.4, arm="aded_adaptive_63", family="edit")}),
         ("best", {"rows": changed("speedup", {"mean": 1.5}, arm="prompt_lookup", family="edit")}),
         ("auto", {"rows": changed("speedup", {"mean": 0.94}, arm="suffix_retrieval", family="chat")}),
         ("llama", {"over_peer": [{"family": "edit", "arm": "prompt_lookup", "ratio": {"mean": 0.9}}]}),
