@@ -1,11 +1,11 @@
 """llama.cpp beside the arms: plain greedy decoding of the same token ids, in a process of its own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.peers import missing_packages
 from experiments.benchmarks.worker_process import WorkerError, WorkerProcess
-from experiments.evaluation.decoding import ArmWorker
 from experiments.evaluation.setting import Options, Setting
 
 PEER = "llama.cpp"
@@ -34,10 +34,9 @@ def open_peer(options: Options, path: str, absent: list[dict[str, str]]) -> Work
 class PeerWorker:
     """Another engine that is asked for texts as long as those of plain decoding."""
 
-    def __init__(self, worker: WorkerProcess, setting: Setting, plain: ArmWorker):
-        """``plain`` decodes each prompt once, for the length."""
-        self._worker, self._setting, self._plain = worker, setting, plain
-        self._lengths: dict[str, int] = {}
+    def __init__(self, worker: WorkerProcess, setting: Setting, lengths: Mapping[str, int]):
+        """``lengths``: tokens of plain decoding by prompt, found before: work of this process would count as foreign load."""
+        self._worker, self._setting, self._lengths = worker, setting, lengths
         self.reset_peak_rss, self.peak_rss, self.cpu_seconds = (
             worker.reset_peak_rss,
             worker.peak_rss,
@@ -47,8 +46,5 @@ class PeerWorker:
     def call(self, method: str, **arguments: Any) -> Any:
         """``measure`` a prompt by ``name``."""
         name = arguments["name"]
-        if name not in self._lengths:
-            self._lengths[name] = max(2, self._plain.measure(name)["new_tokens"])
-        return self._worker.call(
-            method, kind="decode", prompt=self._setting.token_ids[name], new_tokens=self._lengths[name]
-        )
+        new_tokens = max(2, self._lengths[name])
+        return self._worker.call(method, kind="decode", prompt=self._setting.token_ids[name], new_tokens=new_tokens)

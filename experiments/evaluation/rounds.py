@@ -27,12 +27,14 @@ def take_rounds(setting: Setting, workers: Mapping[str, Any], console: Console) 
     if record.attempts:
         console.print(f"continuing after {len(record.attempts)} measurements", style="yellow", highlight=False)
     cases = [Case(name, timed, "", {"name": name}) for name in names]
-    # A plain decoding tells llama.cpp how long the text is.
-    sides = (
-        {**workers, PEER: PeerWorker(workers[PEER], setting, workers[options.arms[0].name])}
-        if PEER in workers
-        else workers
-    )
+    sides = dict(workers)
+    if PEER in workers:  # a plain decoding tells llama.cpp how long the text is
+        lengths = {}
+        with setting.show.task("lengths of the plain texts", len(names)) as advance:
+            for name in names:
+                lengths[name] = workers[options.arms[0].name].call("measure", name=name)["new_tokens"]
+                advance(name)
+        sides[PEER] = PeerWorker(workers[PEER], setting, lengths)
     with setting.show.task("measuring", options.rounds * len(cases)) as advance:
         for attempt in {(entry["case"], entry["round"]) for entry in record.attempts if "/" not in entry["case"]}:
             advance(f"{attempt[0]} round {attempt[1] + 1}")
