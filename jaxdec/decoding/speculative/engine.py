@@ -203,7 +203,7 @@ class Speculative:
         """Propose, check, accept, commit."""
         tree, drafter = self.drafter.propose(model, state.drafter, state)
         tree = tree.replace(tokens=tree.tokens.astype(jnp.int32), parents=tree.parents.astype(jnp.int32))
-        depth = node_depths(tree, self.drafter.max_depth)
+        depth = node_depths(tree, self.drafter.max_depth, self.drafter.is_chain)
         if self.sizes is None:
             size = jnp.int32(tree.num_nodes)
             checked, cache = self.check(model, state, tree, depth, tree.num_nodes, state.cache)
@@ -316,9 +316,11 @@ def entries_of(verified: Verified) -> Int[Array, "B A1"]:
     return jnp.pad(verified.path + 1, ((0, 0), (1, 0)))
 
 
-def node_depths(tree: DraftTree, max_depth: int) -> Int[Array, "B N"]:
+def node_depths(tree: DraftTree, max_depth: int, is_chain: bool = False) -> Int[Array, "B N"]:
     """Depth of every node: 1 below the root, 2 below those, ..."""
     depth = jnp.ones_like(tree.parents)
+    if is_chain:
+        return jnp.cumsum(depth, axis=1)
     for _ in range(max_depth - 1):
         above = jnp.take_along_axis(depth, jnp.maximum(tree.parents, 0), axis=1)
         depth = jnp.where(tree.parents < 0, 1, above + 1)

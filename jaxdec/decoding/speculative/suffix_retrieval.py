@@ -92,26 +92,27 @@ class SuffixRetrieval:
         inside = jnp.arange(self.max_suffix) < sizes[:, None]
         capacity = datastore.tokens.shape[0]
 
-        def below(position, include_equal):
+        # Both ends of every range in one loop: on a CPU it is the number of operations that costs.
+        include_equal = jnp.array([[False], [True]])
+
+        def below(position: Int[Array, "2 S"]) -> Bool[Array, "2 S"]:
             """Whether the text at a place of the suffix array comes before each suffix."""
-            start = jnp.take(datastore.suffixes, position)[:, None] + jnp.arange(self.max_suffix)
+            start = jnp.take(datastore.suffixes, position)[..., None] + jnp.arange(self.max_suffix)
             here = jnp.where(start < capacity, jnp.take(datastore.tokens, jnp.minimum(start, capacity - 1)), -2)
             differs = (here != suffixes) & inside
-            where = jnp.argmax(differs, axis=1)[:, None]
-            less = (jnp.take_along_axis(here, where, 1) < jnp.take_along_axis(suffixes, where, 1))[:, 0]
-            return jnp.where(differs.any(1), less, include_equal)
+            where = jnp.argmax(differs, axis=2)[..., None]
+            wanted = jnp.broadcast_to(suffixes, here.shape)
+            less = (jnp.take_along_axis(here, where, 2) < jnp.take_along_axis(wanted, where, 2))[..., 0]
+            return jnp.where(differs.any(2), less, include_equal)
 
-        def bisect(include_equal):
-            def halve(_, bounds):
-                low, high = bounds
-                middle = (low + high) // 2
-                go_right = below(jnp.minimum(middle, capacity - 1), include_equal) & (low < high)
-                return jnp.where(go_right, middle + 1, low), jnp.where(go_right | (low >= high), high, middle)
+        def halve(_, bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            go_right = below(jnp.minimum(middle, capacity - 1)) & (low < high)
+            return jnp.where(go_right, middle + 1, low), jnp.where(go_right | (low >= high), high, middle)
 
-            bounds = (jnp.zeros_like(sizes), jnp.full_like(sizes, capacity))
-            return jax.lax.fori_loop(0, max(1, capacity.bit_length()), halve, bounds)[0]
-
-        first, end = bisect(False), bisect(True)
+        bounds = (jnp.zeros((2, len(sizes)), sizes.dtype), jnp.full((2, len(sizes)), capacity, sizes.dtype))
+        first, end = jax.lax.fori_loop(0, max(1, capacity.bit_length()), halve, bounds)[0]
         found = (end > first) & (sizes <= length)
         best = jnp.argmax(found)  # sizes fall
         some = found.any()
