@@ -142,7 +142,7 @@ SAMPLED = (
     *sampled("prompt_lookup", speculative(PromptLookup(num_nodes=2, max_ngram=1))),
     *sampled("lookahead", speculative(Lookahead(ngram_size=2, window_size=2, max_guesses=2, pool_size=8))),
     *sampled("suffix_retrieval", speculative(RETRIEVAL, sizes=SIZES), _datastore),
-    *sampled("aded", speculative(dataclasses.replace(ADED, capacity=16)), _trigram_table),
+    *sampled("aded", speculative(dataclasses.replace(ADED, capacity=8)), _trigram_table),
     *sampled("draft_model", lambda law: fixed(Speculative(DraftModel((1, 1), law), law, REJECTION)), _draft),
     *sampled("draft_model:tree", speculative(DraftModel((2, 2))), _draft),
     *sampled("speculative:random trees", lambda law: drafted(lambda script: RandomTrees(NO_SCRIPT, 6, 2, 6), law)),

@@ -23,6 +23,7 @@ from jaxdec.typing import Array, Bool, Float, Int
 KIND = "jaxdec trigram table"
 SUCCESSORS = 12
 PROBES = 16
+SMALLEST = 8  # places of a table; all of them are probed where they are fewer than the probes
 EMPTY = -1
 
 
@@ -50,8 +51,8 @@ class TrigramTable(struct.PyTreeNode):
         Raises:
           ValueError: ``capacity`` is no power of two.
         """
-        if capacity < PROBES or capacity & (capacity - 1):
-            raise ValueError(f"capacity must be a power of two and at least {PROBES}, got {capacity}")
+        if capacity < SMALLEST or capacity & (capacity - 1):
+            raise ValueError(f"capacity must be a power of two and at least {SMALLEST}, got {capacity}")
         return cls(
             pairs=jnp.full((capacity, 2), EMPTY, jnp.int32),
             successors=jnp.full((capacity, SUCCESSORS), EMPTY, jnp.int32),
@@ -185,7 +186,8 @@ def _hash(a, b):
 
 def _probes(pair: Int[Array, "2"], capacity: int) -> Int[Array, "P"]:
     home = _hash(pair[0], pair[1]) & jnp.uint32(capacity - 1)
-    return ((home + jnp.arange(PROBES, dtype=jnp.uint32)) & jnp.uint32(capacity - 1)).astype(jnp.int32)
+    probes = jnp.arange(min(PROBES, capacity), dtype=jnp.uint32)
+    return ((home + probes) & jnp.uint32(capacity - 1)).astype(jnp.int32)
 
 
 def save_trigram_table(path: Path, table: TrigramTable) -> None:

@@ -165,7 +165,7 @@ def test_files_keep_everything_and_damage_is_noticed(tmp_path):
         (lambda: build_trigram_table([[1, 2, 9]], 9), r"token id 9, outside the vocabulary \[0, 9\)"),
         (lambda: build_trigram_table([[1, 2, -3]], 9), "token id -3, outside"),
         (lambda: build_trigram_table([[1, 2, 3]], 9, successors=13), "successors must be between 1 and 12, got 13"),
-        (lambda: TrigramTable.empty(24, 9), "capacity must be a power of two and at least 16, got 24"),
+        (lambda: TrigramTable.empty(24, 9), "capacity must be a power of two and at least 8, got 24"),
         (lambda: TrigramTable.empty(4, 9), "capacity must be a power of two"),
     ],
 )
