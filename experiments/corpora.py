@@ -156,7 +156,8 @@ def make(out: Path) -> None:
                     tell(write_text(out / f"{name}.txt", text), package)
     if not (out / f"{PYTHON}.txt").exists():
         texts = (text.text for source in python_texts() for text in source.texts)
-        tell(write_text(out / f"{PYTHON}.txt", SEPARATOR.join(texts)), None)
+        plain = SEPARATOR.join(texts).encode("utf-8", "replace").decode()  # half surrogates are no characters
+        tell(write_text(out / f"{PYTHON}.txt", plain), None)
 
 
 def tell(path: Path, package: Package | None) -> None:

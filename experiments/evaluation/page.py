@@ -182,10 +182,9 @@ def environment_table(d: Mapping[str, Any]) -> str:
 def memory_lines(d: Mapping[str, Any]) -> list[list[str]]:
     """What the memory of drafters was made of."""
     memory = d["collection"]
-    share = "all but the prompt's own" if d["schema"] == 1 else "for each prompt three quarters of them"
-    outputs = f"{memory['texts']} with {memory['tokens']:,} tokens, {share}"
-    files = memory.get("files", ())  # of schema 2
-    return [["memory: outputs", outputs], *([f"memory: {f['name']}", f"{f['tokens']:,} tokens"] for f in files)]
+    outputs = f"{memory['texts']} with {memory['tokens']:,} tokens, for each prompt three quarters of them"
+    files = [[f"memory: {file['name']}", f"{file['tokens']:,} tokens"] for file in memory["files"]]
+    return [["memory: outputs", outputs], *files]
 
 
 def targets_table(verdicts: Sequence[Mapping[str, Any]]) -> str:

@@ -36,7 +36,7 @@ TEXTS = {
     "state_of_the_union": "Fellow-Citizens",
     "mail": "Hello.\n\nBye.",
     "glosses": 'an animal; "a big dog"',
-    "python": "import\n\nthis",
+    "python": "import\n\nth?is",
 }
 
 
@@ -60,7 +60,7 @@ def archives(monkeypatch):
         content = made.setdefault(old.archive, packed(FILES[old.name]))
         package = Package(old.name, old.version, hashlib.sha256(content).hexdigest(), old.licence)
         monkeypatch.setitem(CORPORA, name, corpora.Corpus(package, corpus.members, corpus.clean))
-    texts = [Source("p", iter([Text("import"), Text("this")]))]
+    texts = [Source("p", iter([Text("import"), Text("th\ud800is")]))]
     monkeypatch.setattr("experiments.text_sources.python_texts", lambda: texts)
     return made
 

@@ -16,7 +16,7 @@ def document(**changes: Any) -> dict[str, Any]:
     over = [{"family": f, "arm": "prompt_lookup", "ratio": spread(1.1 if f != "edit" else 1.05)} for f in FAMILIES]
     cost = {"prompt": "chat-1", "prompt_tokens": 40, "drafting_ms": 0.5, "step_ms": 10.0, "share": 0.05}
     return {
-        "schema": 1,
+        "schema": 2,
         "suite": "specbench",
         "smoke": False,
         "host": "a-machine",
