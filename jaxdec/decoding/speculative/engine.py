@@ -13,7 +13,6 @@ second (:mod:`jaxdec.decoding.speculative.speed_model`); a prefix of a tree is a
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -125,11 +124,12 @@ class SpeculativeState(DecodeState):
 
 
 class Checked(NamedTuple):
-    """A verified tree, and the tokens it stands for."""
+    """A verified tree and the tokens it stands for: the accepted ones, the bonus, and what is kept of them."""
 
     verified: Verified
     block: Int[Array, "B A1"]
     log_prob: Float[Array, "B A1"]
+    keep: Bool[Array, "B A1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +214,7 @@ class Speculative:
         fed = tree.valid & (jnp.arange(tree.num_nodes) < size)
         tree = tree.replace(valid=fed)
         after = self.emit(state, tree, depth, size, checked).replace(drafter=drafter)
-        emitted = after.length - state.length
-        path = None if self.drafter.is_chain else entries_of(checked.verified)
-        after = after.replace(cache=cache.commit(path, emitted))
+        after = after.replace(cache=cache)
         return after.replace(drafter=self.drafter.observe(model, drafter, tree, checked.verified, state, after))
 
     def check_one_of(self, model: LanguageModel, state: SpeculativeState, tree: DraftTree, depth, choice):
@@ -226,17 +224,25 @@ class Speculative:
         in place, so each size is such a loop.
         """
         assert self.sizes is not None
-        check = functools.partial(self.check, model, state, tree, depth)
         rows, nodes, max_depth = state.tokens.shape[0], tree.num_nodes, self.drafter.max_depth
         none = jnp.zeros(rows, jnp.int32)
         per_depth, per_entry = (jnp.zeros((rows, size), jnp.int32) for size in (max_depth, nodes + 1))
         nothing = jnp.zeros((rows, max_depth + 1), jnp.int32)
-        checked = Checked(Verified(per_depth, none, none, per_entry), nothing, nothing.astype(state.log_prob.dtype))
+        verified = Verified(per_depth, none, none, per_entry)
+        checked = Checked(verified, nothing, nothing.astype(state.log_prob.dtype), nothing > 0)
         carry = (checked, state.cache, jnp.bool_(False))
         for index, num_nodes in enumerate(self.sizes.nodes):
 
             def once(carry, num_nodes=num_nodes):
-                return *check(num_nodes, carry[1]), jnp.bool_(True)
+                _, cache, ran = carry
+                # XLA computes ahead of a loop what does not change in it: here that would be the first layer up to its
+                # keys, for every size in every step. What is fed is therefore made to depend on the carry.
+                inputs = (state.tokens, state.length, tree, depth)
+                tokens, length, fed, fed_depth = jax.tree.map(lambda x: jnp.where(ran, jnp.zeros_like(x), x), inputs)
+                checked, cache = self.check(
+                    model, state.replace(tokens=tokens, length=length), fed, fed_depth, num_nodes, cache
+                )
+                return checked, cache, jnp.bool_(True)
 
             carry = jax.lax.while_loop(lambda carry, index=index: (choice == index) & ~carry[2], once, carry)
         return carry[:2]
@@ -244,7 +250,7 @@ class Speculative:
     def check(
         self, model: LanguageModel, state: SpeculativeState, tree: DraftTree, depth, num_nodes: int, cache: Cache
     ) -> tuple[Checked, Cache]:
-        """Feed root and the first ``num_nodes`` nodes, and verify them."""
+        """Feed root and the first ``num_nodes`` nodes, verify them, and commit the entries of what is kept."""
         nodes, max_depth = tree.num_nodes, self.drafter.max_depth
         tree, depth = tree.first(num_nodes), jnp.pad(depth[:, :num_nodes], ((0, 0), (1, 0)))
         root = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
@@ -262,20 +268,24 @@ class Speculative:
         block = jnp.where(place == verified.accepted[:, None], verified.bonus[:, None], drafted)
         # Entry whose logits gave block[i]: the root for i = 0, else path[i - 1]. At most num_nodes + 1 places are real.
         real = min(num_nodes, max_depth) + 1
-        chosen = jnp.take_along_axis(logits, entries_of(verified)[:, :real, None], axis=1)
+        path = entries_of(verified)[:, :real]
+        chosen = jnp.take_along_axis(logits, path[:, :, None], axis=1) if num_nodes else logits
         log_prob = jnp.take_along_axis(chosen, block[:, :real, None], axis=-1)[..., 0] - jax.nn.logsumexp(chosen, -1)
         log_prob = jnp.pad(log_prob, ((0, 0), (0, max_depth + 1 - real)))
         verified = verified.replace(next_tokens=jnp.pad(verified.next_tokens, ((0, 0), (0, nodes - num_nodes))))
-        return Checked(verified, block, log_prob), cache
+        ends = (block[..., None] == state.eos_tokens).any(-1) & (place <= verified.accepted[:, None])
+        before_end = jnp.cumsum(ends, axis=1) - ends == 0
+        room = place < (state.limit - state.length)[:, None]
+        keep = (place <= verified.accepted[:, None]) & before_end & room & ~state.done[:, None]
+        in_place = self.drafter.is_chain or not num_nodes
+        cache = cache.commit(None if in_place else path, keep.sum(-1).astype(jnp.int32))
+        return Checked(verified, block, log_prob, keep), cache
 
     def emit(self, state: SpeculativeState, tree: DraftTree, depth, size, checked: Checked) -> SpeculativeState:
         """Append the accepted tokens and the bonus, up to the first end token and the budget."""
-        verified, block, log_prob = checked
+        verified, block, log_prob, keep = checked
         accepted, active = verified.accepted[:, None], ~state.done
-        place = jnp.arange(self.drafter.max_depth + 1)
-        ends = (block[..., None] == state.eos_tokens).any(-1) & (place <= accepted)
-        before_end = jnp.cumsum(ends, axis=1) - ends == 0
-        keep = (place <= accepted) & before_end & (place < (state.limit - state.length)[:, None]) & active[:, None]
+        ends = (block[..., None] == state.eos_tokens).any(-1)
         emitted = keep.sum(-1).astype(jnp.int32)
         length = state.length + emitted
         offset = jnp.arange(state.tokens.shape[1]) - state.length[:, None]

@@ -1,5 +1,8 @@
 """The speculative engine with drafters that are always right and always wrong, and its own counters."""
 
+import re
+
+import jax
 import numpy as np
 import pytest
 
@@ -76,6 +79,24 @@ def test_sizes_follow_what_is_accepted(plain, shift, expected):
     else:
         assert steps == 20
         assert int(state.stats.fed[0]) < 2 * steps / 2
+
+
+def test_a_size_that_is_not_fed_costs_nothing(plain):
+    """A compiler that computes a size's first layer ahead of its loop would make every step pay for all sizes."""
+    model, prompt, _ = plain
+    sizes = TreeSizes((0, 1, 2, 3), (1.0, 1.2, 1.4, 1.6))
+    method = Speculative(PromptLookup(num_nodes=3), sizes=sizes)
+
+    def text(tokens):
+        return advance(method, model, start(method, model, prompt.replace(tokens=tokens)), UNLIMITED).tokens
+
+    compiled = jax.jit(text).lower(prompt.tokens).compile().as_text()
+    products = r'op_name="[^"]*/layer_0/[^"]*dot_general'
+    computations = re.split(r"\n(?=(?:ENTRY )?%\S+ \()", compiled)
+    steps = [text for text in computations if len(re.findall(r" while\(", text)) == len(sizes.nodes)]
+    assert len(steps) == 1
+    assert not re.findall(products, steps[0])
+    assert len([text for text in computations if re.search(products, text)]) >= len(sizes.nodes)
 
 
 def test_sizes_beyond_the_tree_are_refused():
