@@ -57,32 +57,49 @@ def assert_close(output, expected, tolerance):
 
 
 def in_both_precisions(module, params, *inputs):
-    """Outputs in float32, and in float64, with how far they may be from the authors' float64.
-
-    24 layers of float32 are 7e-5 from it, twelve less than 1e-5.
-    """
-    yield jax.jit(module.apply)({"params": params}, *inputs), 1e-5 if module.config.layers.num_layers <= 12 else 2e-4
+    """Outputs in float32 and in float64, and whether it is the latter."""
+    yield jax.jit(module.apply)({"params": params}, *inputs), False
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
-        yield jax.jit(module.apply)({"params": wide}, inputs[0].astype(np.float64), *inputs[1:]), 1e-9
+        yield jax.jit(module.apply)({"params": wide}, inputs[0].astype(np.float64), *inputs[1:]), True
+
+
+def tolerance_of(expected, num_layers, is_wide):
+    """How far we may be from the authors' float64.
+
+    In float32 with 24 layers they are up to 2e-4 from it themselves (``rounding``), and we may not be further.
+    """
+    if is_wide:
+        return 1e-9
+    return 1e-5 if num_layers <= 12 else expected["rounding"]
 
 
 @at_every_size("tiny")
 def test_classifiers_give_what_the_authors_code_gives(size):
     config = crate_classifier.published(size, image_size=(IMAGE, IMAGE), num_classes=CLASSES)
     params = classifier_params(tensors_of(crate_tensors.classifier(config)), config)
-    for logits, tolerance in in_both_precisions(CrateClassifier(config), params, images()):
-        assert_close(logits, golden()["classifier"][size], tolerance)
+    expected = golden()["classifier"][size]
+    for logits, is_wide in in_both_precisions(CrateClassifier(config), params, images()):
+        assert_close(logits, expected, tolerance_of(expected, config.layers.num_layers, is_wide))
 
 
 @at_every_size()
 def test_autoencoders_give_what_the_authors_code_gives(size):
     config = crate_autoencoder.published(size, image_size=(IMAGE, IMAGE))
     params = autoencoder_params(tensors_of(crate_tensors.autoencoder(config)), config)
-    for found, tolerance in in_both_precisions(CrateAutoencoder(config), params, images(), masked()):
-        tolerance = max(tolerance, 1e-5)  # the authors compute the positions in float32
-        assert_close(found.latent, golden()["autoencoder"][size]["latent"], tolerance)
-        assert_close(found.patches, golden()["autoencoder"][size]["patches"], tolerance)
+    for found, is_wide in in_both_precisions(CrateAutoencoder(config), params, images(), masked()):
+        for name, expected in golden()["autoencoder"][size].items():
+            tolerance = tolerance_of(expected, config.layers.num_layers, is_wide)
+            # The authors compute the positions in float32, always.
+            assert_close(getattr(found, name), expected, max(tolerance, 1e-5))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_float32_itself_is_further_off_with_more_layers(size):
+    """Why the tolerance is not the same for 24 layers: the authors' code is no closer to itself."""
+    parts = [golden()["classifier"][size], *golden()["autoencoder"][size].values()]
+    worst = max(part["rounding"] for part in parts)
+    assert (5e-5 < worst < 3e-4) if size == "large" else worst < 5e-5
 
 
 def test_alpha_layout():
