@@ -1,5 +1,6 @@
 """Feeding prompts: in one piece or in chunks, ragged, the logits are those of each prompt alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,12 @@ from jaxdec.decoding import chunks as module
 from jaxdec.decoding.prefill import prefill
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
+
+
+@jax.jit
+def fed_alone(model, tokens):
+    """The cache of a prompt that is fed whole."""
+    return model(tokens, jnp.arange(tokens.shape[1])[None], model.init_cache(1, 40)).cache
 
 
 @pytest.mark.parametrize(
@@ -24,8 +31,7 @@ def test_logits_and_cache_are_those_of_each_prompt_alone(largest_chunk, monkeypa
     assert cache.length.tolist() == [1, 7, 16, 23]
     for row, prompt in enumerate(prompts):
         np.testing.assert_allclose(logits[row], full_logits(model, prompt)[-1], atol=1e-3)
-        positions = jnp.arange(len(prompt))[None]
-        alone = model(jnp.asarray([prompt], jnp.int32), positions, model.init_cache(1, 40)).cache
+        alone = fed_alone(model, jnp.asarray([prompt], jnp.int32))
         for kept, wanted in zip(cache.keys + cache.values, alone.keys + alone.values):
             here, there = kept[row, :, : len(prompt)], wanted[0, :, : len(prompt)]
             np.testing.assert_allclose(here, there, atol=1e-4)

@@ -25,7 +25,13 @@ BATCH = {
 }
 
 
-@pytest.mark.parametrize("recipe", [AUTOENCODER, DISTILLED], ids=["autoencoder", "distilled"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(AUTOENCODER, id="autoencoder"),
+        pytest.param(DISTILLED, id="distilled", marks=pytest.mark.slow),
+    ],
+)
 def test_training_lowers_the_loss_on_a_batch(recipe):
     """And a recipe does what the trainer asks for: shapes that do not change, metrics that are scalars."""
     assert isinstance(recipe, Recipe)
