@@ -95,6 +95,11 @@ class Aded:
         """Branches."""
         return False
 
+    @property
+    def is_read_only(self) -> bool:
+        """Without a window nothing is learnt."""
+        return self.window == 0
+
     def init(self, model, prompt) -> AdedState:
         """Begin with nothing learnt, or with what ``model.companions`` brings."""
         rows = prompt.tokens.shape[0]

@@ -70,6 +70,11 @@ class DraftModel:
         """One guess per level."""
         return max(self.branching) == 1
 
+    @property
+    def is_read_only(self) -> bool:
+        """The draft model is fed what it drafts behind."""
+        return False
+
     def init(self, model: LanguageModel, prompt) -> DraftModelState:
         """Feed the prompt to the draft model."""
         draft = model.companions.get(COMPANION)

@@ -23,7 +23,7 @@ from jaxdec.cache import Cache
 from jaxdec.decoding.autoregressive import Autoregressive
 from jaxdec.decoding.sampling import GREEDY, Sampling
 from jaxdec.decoding.speculative.speed_model import AcceptanceRates, TreeSizes
-from jaxdec.decoding.speculative.tree import DraftTree, ancestors
+from jaxdec.decoding.speculative.tree import DraftTree, ancestors, chain
 from jaxdec.decoding.speculative.verification import ExactMatch, Verification, Verified
 from jaxdec.decoding.state import Decoded, DecodeState, Guarantee, Prompt, Stats
 from jaxdec.language_model import LanguageModel
@@ -50,6 +50,11 @@ class Drafter(Protocol):
     @property
     def is_chain(self) -> bool:
         """Whether node ``i`` always follows node ``i - 1``: accepted entries then lie where they belong already."""
+        ...
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether :meth:`propose` leaves the state as it is, and guesses without laws, so that a step may do without."""
         ...
 
     def init(self, model: LanguageModel, prompt: Prompt) -> Any:
@@ -201,9 +206,7 @@ class Speculative:
 
     def step(self, model: LanguageModel, state: SpeculativeState) -> SpeculativeState:
         """Propose, check, accept, commit."""
-        tree, drafter = self.drafter.propose(model, state.drafter, state)
-        tree = tree.replace(tokens=tree.tokens.astype(jnp.int32), parents=tree.parents.astype(jnp.int32))
-        depth = node_depths(tree, self.drafter.max_depth, self.drafter.is_chain)
+        tree, depth, drafter = self.propose(model, state)
         if self.sizes is None:
             size = jnp.int32(tree.num_nodes)
             checked, cache = self.check(model, state, tree, depth, tree.num_nodes, state.cache)
@@ -216,6 +219,28 @@ class Speculative:
         after = self.emit(state, tree, depth, size, checked).replace(drafter=drafter)
         after = after.replace(cache=cache)
         return after.replace(drafter=self.drafter.observe(model, drafter, tree, checked.verified, state, after))
+
+    def propose(self, model: LanguageModel, state: SpeculativeState) -> tuple[DraftTree, Int[Array, "B N"], Any]:
+        """A tree, the depths of its nodes, and the drafter's state; nothing valid where no size could pay."""
+
+        def draft(text: SpeculativeState) -> tuple[DraftTree, Array, Any]:
+            tree, drafter = self.drafter.propose(model, text.drafter, text)
+            tree = tree.replace(tokens=tree.tokens.astype(jnp.int32), parents=tree.parents.astype(jnp.int32))
+            return tree, node_depths(tree, self.drafter.max_depth, self.drafter.is_chain), drafter
+
+        if self.sizes is None or self.sizes.nodes[0] or not self.drafter.is_read_only:
+            return draft(state)
+
+        def once(carry):
+            _, waiting = carry
+            tokens, length = varying(waiting, (state.tokens, state.length))
+            return draft(state.replace(tokens=tokens, length=length))[:2], jnp.bool_(False)
+
+        zeros = jnp.zeros((state.tokens.shape[0], self.drafter.num_nodes), jnp.int32)
+        nothing = (chain(zeros, zeros[:, 0]), zeros)
+        worthwhile = self.sizes.could_pay(state.rates, state.done)
+        (tree, depth), _ = jax.lax.while_loop(lambda carry: carry[1], once, (nothing, worthwhile))
+        return tree, depth, state.drafter
 
     def check_one_of(self, model: LanguageModel, state: SpeculativeState, tree: DraftTree, depth, choice):
         """:meth:`check` with the chosen size.
@@ -235,13 +260,9 @@ class Speculative:
 
             def once(carry, num_nodes=num_nodes):
                 _, cache, ran = carry
-                # XLA computes ahead of a loop what does not change in it: here that would be the first layer up to its
-                # keys, for every size in every step. What is fed is therefore made to depend on the carry.
-                inputs = (state.tokens, state.length, tree, depth)
-                tokens, length, fed, fed_depth = jax.tree.map(lambda x: jnp.where(ran, jnp.zeros_like(x), x), inputs)
-                checked, cache = self.check(
-                    model, state.replace(tokens=tokens, length=length), fed, fed_depth, num_nodes, cache
-                )
+                tokens, length, fed, fed_depth = varying(~ran, (state.tokens, state.length, tree, depth))
+                text = state.replace(tokens=tokens, length=length)
+                checked, cache = self.check(model, text, fed, fed_depth, num_nodes, cache)
                 return checked, cache, jnp.bool_(True)
 
             carry = jax.lax.while_loop(lambda carry, index=index: (choice == index) & ~carry[2], once, carry)
@@ -319,6 +340,15 @@ class Speculative:
     def result(self, state: SpeculativeState) -> Decoded:
         """The texts, as plain decoding returns them."""
         return self.plain.result(state)
+
+
+def varying(flag: Bool[Array, ""], inputs: Any) -> Any:
+    """Inputs of a loop that runs once: themselves where ``flag``, a part of its carry, is set.
+
+    XLA computes ahead of a loop what does not change in it: here that would be the draft, and the first layer up to its keys
+    for every size, in every step.
+    """
+    return jax.tree.map(lambda x: jnp.where(flag, x, jnp.zeros_like(x)), inputs)
 
 
 def entries_of(verified: Verified) -> Int[Array, "B A1"]:

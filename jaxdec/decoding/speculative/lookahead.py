@@ -80,6 +80,11 @@ class Lookahead:
         """Branches."""
         return False
 
+    @property
+    def is_read_only(self) -> bool:
+        """The pool and the window move with every step."""
+        return False
+
     def init(self, model, prompt) -> LookaheadState:
         """Fill the window with tokens of the prompt, and the pool with its n-grams."""
         rows, length = prompt.tokens.shape[0], prompt.length

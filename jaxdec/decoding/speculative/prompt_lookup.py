@@ -47,6 +47,11 @@ class PromptLookup:
         """One continuation, no branches."""
         return True
 
+    @property
+    def is_read_only(self) -> bool:
+        """The text alone is read."""
+        return True
+
     def init(self, model, prompt) -> None:
         """Nothing but the text is needed."""
         return None

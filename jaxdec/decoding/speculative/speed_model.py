@@ -81,7 +81,10 @@ class TreeSizes:
     def choose(
         self, rates: AcceptanceRates, tree: DraftTree, depth: Int[Array, "B N"], done: Bool[Array, "B"]
     ) -> Int[Array, ""]:
-        """Index of the size that promises the most tokens per time for the rows that are not done, all together."""
+        """Index of the size that promises the most tokens per time for the rows that are not done, all together.
+
+        Nodes that are not candidates or not valid promise nothing.
+        """
         chance = rates.estimate()
         levels = jnp.arange(1, chance.shape[1] + 1)
         candidates = tree.valid & tree.candidate & ~done[:, None]
@@ -93,3 +96,11 @@ class TreeSizes:
         gain = jnp.where(first[..., None] < jnp.asarray(self.nodes), chance[..., None], 0).sum(axis=(0, 1))
         active = jnp.maximum((~done).sum(), 1)
         return jnp.argmax((1 + gain / active) / jnp.asarray(self.costs, jnp.float32)).astype(jnp.int32)
+
+    def could_pay(self, rates: AcceptanceRates, done: Bool[Array, "B"]) -> Bool[Array, ""]:
+        """Whether :meth:`choose` could take any other than the first size, with the best tree there is: a chain."""
+        chance = rates.estimate()
+        most = jnp.cumsum(jnp.pad(jnp.where(done[:, None], 0, chance), ((0, 0), (1, 0))), axis=1).sum(axis=0)
+        depths = jnp.minimum(jnp.asarray(self.nodes), chance.shape[1])
+        value = (1 + most[depths] / jnp.maximum((~done).sum(), 1)) / jnp.asarray(self.costs, jnp.float32)
+        return (value[1:] > 1 / self.costs[0]).any()

@@ -59,6 +59,11 @@ class SuffixRetrieval:
         """Branches."""
         return False
 
+    @property
+    def is_read_only(self) -> bool:
+        """The collection alone is read."""
+        return True
+
     def init(self, model, prompt) -> None:
         """Check that the collection is there and fits the model."""
         datastore = model.companions.get(COMPANION)

@@ -18,6 +18,7 @@ class Scripted:
     shift: int = 0
 
     is_chain = True
+    is_read_only = True
 
     @property
     def max_depth(self) -> int:
@@ -46,6 +47,7 @@ class RandomTrees:
     max_depth: int
     vocab_size: int
     is_chain = False
+    is_read_only = False
 
     def init(self, model, prompt):
         return jax.random.key(7)
@@ -90,6 +92,7 @@ class DrawnFromLaw:
     mix: float = 0.0
 
     is_chain = True
+    is_read_only = False
 
     @property
     def max_depth(self) -> int:

@@ -3,12 +3,14 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdec.decoding import Autoregressive, Prompt, decode
 from jaxdec.decoding.loop import UNLIMITED, advance, start
 from jaxdec.decoding.speculative import PromptLookup, Speculative, TreeSizes
+from jaxdec.decoding.speculative.speed_model import AcceptanceRates
 from jaxdec.language_model import LanguageModel
 from tests.decoding.speculative.drafters import RandomTrees, Scripted
 from tests.tiny_models import tiny_transformer
@@ -93,10 +95,34 @@ def test_a_size_that_is_not_fed_costs_nothing(plain):
     compiled = jax.jit(text).lower(prompt.tokens).compile().as_text()
     products = r'op_name="[^"]*/layer_0/[^"]*dot_general'
     computations = re.split(r"\n(?=(?:ENTRY )?%\S+ \()", compiled)
-    steps = [text for text in computations if len(re.findall(r" while\(", text)) == len(sizes.nodes)]
+    loops = len(sizes.nodes) + 1  # and that of the draft
+    steps = [text for text in computations if len(re.findall(r" while\(", text)) == loops]
     assert len(steps) == 1
     assert not re.findall(products, steps[0])
     assert len([text for text in computations if re.search(products, text)]) >= len(sizes.nodes)
+
+
+class AlwaysAsked(Scripted):
+    """What the engine thinks must be asked in every step."""
+
+    is_read_only = False
+
+
+def test_no_draft_is_asked_for_that_could_not_pay(plain):
+    """And nothing else changes."""
+    model, prompt, script = plain
+    sizes, outcomes = TreeSizes((0, 2, 4), (1.0, 1.3, 1.6)), []
+    for drafter in (Scripted, AlwaysAsked):
+        method = Speculative(drafter(script, 4, model.vocab_size, 1), sizes=sizes)
+        state, decoded = run(method, model, prompt)
+        outcomes.append(jax.tree.leaves((state.tokens, state.stats, state.rates, decoded)))
+        asked = []
+        for failures in (0, 5):
+            rates = AcceptanceRates(jnp.full((4, 4), failures, float), jnp.zeros((4, 4)))
+            asked.append(bool(method.propose(model, start(method, model, prompt).replace(rates=rates))[0].valid.any()))
+        assert asked == [True, drafter is AlwaysAsked]
+    for without, always in zip(*outcomes):
+        np.testing.assert_array_equal(without, always)
 
 
 def test_sizes_beyond_the_tree_are_refused():

@@ -5,6 +5,8 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxdec.decoding.speculative import step_cost
 from jaxdec.decoding.speculative.speed_model import MEMORY, AcceptanceRates, TreeSizes
@@ -85,6 +87,23 @@ def test_a_batch_takes_what_pays_for_its_active_rows_together():
     assert chosen(False, True) == 6
     assert chosen(True, False) == 0
     assert chosen(False, False) == 6, "(1 + 6 / 2) / 2.5 is more than 1"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(-1, 6), min_size=3, max_size=3), max_size=12),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+)
+def test_drafting_could_pay_where_a_whole_chain_would(steps, done):
+    """``-1``: nothing was fed to that row."""
+    rates, levels = AcceptanceRates.create(3, 6), jnp.arange(1, 7)
+    for step in steps:
+        accepted = jnp.asarray(step)[:, None]
+        fed = jnp.broadcast_to(accepted >= 0, (3, 6))
+        rates = rates.update(fed, levels <= accepted, jnp.ones(3, bool))
+    tree = chain(jnp.zeros((3, 6), jnp.int32), jnp.full(3, 6))
+    chosen = SIZES.choose(rates, tree, jnp.broadcast_to(DEPTH, (3, 6)), jnp.asarray(done))
+    assert bool(SIZES.could_pay(rates, jnp.asarray(done))) == (int(chosen) > 0)
 
 
 def test_costs_are_measured_once(tmp_path, monkeypatch):
