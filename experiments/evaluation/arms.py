@@ -49,13 +49,6 @@ ARMS = {
     for arm in (
         Arm("greedy", "plain decoding", "greedy"),
         Arm("prompt_lookup", "copies from the text itself, auto size", "prompt_lookup", {"tree_size": "auto"}),
-        Arm("prompt_lookup_7", "the same, always 7 nodes (8 rows with the root)", "prompt_lookup", {"tree_size": 7}),
-        Arm(
-            "lookahead",
-            "n-grams of a Jacobi iteration, few enough for 16 rows",
-            "lookahead",
-            {"ngram_size": 4, "window_size": 2, "max_guesses": 3},
-        ),
         Arm(
             "suffix_retrieval",
             "looks the text's end up in the collection, auto size",
@@ -76,6 +69,13 @@ ARMS = {
             "aded",
             {"tree_size": "auto"},
             "trigram_table",
+        ),
+        Arm("prompt_lookup_7", "the same, always 7 nodes (8 rows with the root)", "prompt_lookup", {"tree_size": 7}),
+        Arm(
+            "lookahead",
+            "n-grams of a Jacobi iteration, few enough for 16 rows",
+            "lookahead",
+            {"ngram_size": 4, "window_size": 2, "max_guesses": 3},
         ),
         Arm(
             "aded_static_63",
@@ -116,14 +116,16 @@ DEFAULT_ARMS = tuple(name for name, arm in ARMS.items() if not arm.dtype and nam
 
 
 def choose_arms(names: Sequence[str]) -> list[Arm]:
-    """The arms named and the baselines they need, each once, baselines first.
+    """The arms named, each once, behind the baseline that they are compared with: minutes apart, a machine is another.
 
     Raises:
       ValueError: an unknown name.
     """
     if unknown := [name for name in names if name not in ARMS]:
         raise ValueError(f"--methods must be some of {', '.join(ARMS)}; got {unknown[0]!r}")
-    wanted = [*(ARMS[name].baseline for name in names), *names]
+    wanted: list[str] = []
+    for baseline in dict.fromkeys(ARMS[name].baseline for name in names):
+        wanted += [baseline, *(name for name in names if ARMS[name].baseline == baseline)]
     return [ARMS[name] for name in dict.fromkeys(wanted)]
 
 

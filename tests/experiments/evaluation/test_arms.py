@@ -32,10 +32,10 @@ def test_sizes_of_auto_carry_the_cost_of_root_and_nodes():
     assert method_of(ARMS["aded_adaptive_63"], {}).drafter.window == 16
 
 
-def test_baselines_take_part_first_and_once():
+def test_baselines_take_part_once_and_just_before_their_arms():
     assert [arm.name for arm in choose_arms(["lookahead", "greedy"])] == ["greedy", "lookahead"]
     named = [arm.name for arm in choose_arms(["int8_prompt_lookup", "aded_static"])]
-    assert named == ["int8_greedy", "greedy", "int8_prompt_lookup", "aded_static"]
+    assert named == ["int8_greedy", "int8_prompt_lookup", "greedy", "aded_static"]
     assert [arm.name for arm in choose_arms(DEFAULT_ARMS)] == list(DEFAULT_ARMS)
     assert set(ARMS) - set(DEFAULT_ARMS) == {"int8_greedy", "int8_prompt_lookup", "lookahead_56"}
 
