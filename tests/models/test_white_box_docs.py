@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 import safetensors.numpy
 
@@ -19,7 +19,7 @@ CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.mark.slow
 def test_the_first_example_runs(capsys):
-    exec(CODE[0], {"images": np.zeros((2, 8, 8, 1), np.float32)})
+    exec(CODE[0], {"images": jnp.zeros((2, 8, 8, 1))})
     assert capsys.readouterr().out.count("layer_") == 4
 
 
@@ -28,7 +28,7 @@ def test_weights_are_read_from_a_file(tmp_path):
     path = tmp_path / "tiny.safetensors"
     shapes = crate_tensors.classifier(published("tiny"))
     safetensors.numpy.save_file({name: drawn(name, shape) for name, shape in shapes.items()}, path)
-    names = {"path": path, "images": np.zeros((1, 224, 224, 3), np.float32)}
+    names = {"path": path, "images": jnp.zeros((1, 224, 224, 3))}
     exec(CODE[1], names)
     assert names["logits"].shape == (1, 1000)
 

@@ -57,6 +57,6 @@ class NextToken(Recipe):
         return {"nats": self._nats(params, batch)}
 
     def _nats(self, params: PyTree, batch: Batch) -> Float[Array, ""]:
-        tokens = batch["tokens"]
-        weights = batch.get("weights", jnp.ones(tokens.shape, jnp.float32))
+        tokens = jnp.asarray(batch["tokens"])
+        weights = jnp.asarray(batch.get("weights", jnp.ones(tokens.shape, jnp.float32)))
         return next_token_loss(LanguageModel(self.module, params), Texts(tokens, weights))
