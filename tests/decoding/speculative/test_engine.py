@@ -95,10 +95,9 @@ def test_a_size_that_is_not_fed_costs_nothing(plain):
     compiled = jax.jit(text).lower(prompt.tokens).compile().as_text()
     products = r'op_name="[^"]*/layer_0/[^"]*dot_general'
     computations = re.split(r"\n(?=(?:ENTRY )?%\S+ \()", compiled)
-    loops = len(sizes.nodes) + 1  # and that of the draft
-    steps = [text for text in computations if len(re.findall(r" while\(", text)) == loops]
-    assert len(steps) == 1
-    assert not re.findall(products, steps[0])
+    step = max(computations, key=lambda text: len(re.findall(r" while\(", text)))
+    assert len(re.findall(r" while\(", step)) >= len(sizes.nodes)
+    assert not re.findall(products, step)
     assert len([text for text in computations if re.search(products, text)]) >= len(sizes.nodes)
 
 
