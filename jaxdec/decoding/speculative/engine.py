@@ -23,7 +23,7 @@ from jaxdec.cache import Cache
 from jaxdec.decoding.autoregressive import Autoregressive
 from jaxdec.decoding.sampling import GREEDY, Sampling
 from jaxdec.decoding.speculative.speed_model import AcceptanceRates, TreeSizes
-from jaxdec.decoding.speculative.tree import DraftTree, ancestors, chain
+from jaxdec.decoding.speculative.tree import DraftTree, ancestors
 from jaxdec.decoding.speculative.verification import ExactMatch, Verification, Verified
 from jaxdec.decoding.state import Decoded, DecodeState, Guarantee, Prompt, Stats
 from jaxdec.language_model import LanguageModel
@@ -226,7 +226,8 @@ class Speculative:
         def draft(text: SpeculativeState) -> tuple[DraftTree, Array, Any]:
             tree, drafter = self.drafter.propose(model, text.drafter, text)
             tree = tree.replace(tokens=tree.tokens.astype(jnp.int32), parents=tree.parents.astype(jnp.int32))
-            return tree, node_depths(tree, self.drafter.max_depth, self.drafter.is_chain), drafter
+            depth = node_depths(tree, self.drafter.max_depth, self.drafter.is_chain)
+            return tree, depth.astype(jnp.int32), drafter
 
         if self.sizes is None or self.sizes.nodes[0] or not self.drafter.is_read_only:
             return draft(state)
@@ -237,7 +238,7 @@ class Speculative:
             return draft(state.replace(tokens=tokens, length=length))[:2], jnp.bool_(False)
 
         zeros = jnp.zeros((state.tokens.shape[0], self.drafter.num_nodes), jnp.int32)
-        nothing = (chain(zeros, zeros[:, 0]), zeros)
+        nothing = (DraftTree(zeros, zeros - 1, zeros > 0, zeros > 0), zeros)
         worthwhile = self.sizes.could_pay(state.rates, state.done)
         (tree, depth), _ = jax.lax.while_loop(lambda carry: carry[1], once, (nothing, worthwhile))
         return tree, depth, state.drafter

@@ -101,6 +101,17 @@ def test_a_size_that_is_not_fed_costs_nothing(plain):
     assert len([text for text in computations if re.search(products, text)]) >= len(sizes.nodes)
 
 
+def test_sizes_in_float64():
+    """Where counts are 64 bits wide unless they are told not to be."""
+    with jax.enable_x64(True):
+        model, prompt = tiny_transformer(dtype=jnp.float64), Prompt.create(PROMPTS, 21)
+        sizes = TreeSizes((0, 3), (1.0, 1.6))
+        _, decoded = run(Speculative(PromptLookup(num_nodes=3), sizes=sizes), model, prompt)
+        expected = decode(Autoregressive(), model, prompt)
+        np.testing.assert_array_equal(decoded.tokens[..., :21], expected.tokens[..., :21])
+    jax.clear_caches()
+
+
 class AlwaysAsked(Scripted):
     """What the engine thinks must be asked in every step."""
 
