@@ -24,10 +24,10 @@ VARIANTS = {"diverse_beam:cumulative", "suffix_retrieval:sizes", "draft_model", 
 """Left to the slow run: the default one has another row of the same method."""
 
 
-LAWS_LEFT = {"aded:plain", "lookahead:plain", "speculative-sampling:plain"} | {
+PROCESSED = {
     f"{name}:processed" for name in ("aded", "lookahead", "suffix_retrieval", "draft_model", "speculative:random trees")
 }
-"""Laws that are left to the slow run as well: the default one has the same verification in another row."""
+"""Laws under top-k and the like that are left to the slow run as well."""
 
 
 @pytest.fixture(
@@ -91,7 +91,7 @@ def test_text(row, size, dtype):
 @pytest.mark.parametrize(
     "law_row",
     [
-        pytest.param(row, id=identifier(row), marks=[pytest.mark.slow] if row.name in LAWS_LEFT else [])
+        pytest.param(row, id=identifier(row), marks=[pytest.mark.slow] if row.name in PROCESSED else [])
         for row in SAMPLED
     ],
 )
