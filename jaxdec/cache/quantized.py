@@ -56,6 +56,7 @@ class QuantizedCache(struct.PyTreeNode):
         window: int = 128,
         max_new: int = 128,
         block: int = BLOCK,
+        key_group: int | None = None,
         channel_group: int | None = None,
         fitted: bool = False,
     ) -> "QuantizedCache":
@@ -71,12 +72,13 @@ class QuantizedCache(struct.PyTreeNode):
           bits: 2, 4 or 8.
           window: newest tokens in full precision, at least; 0 or more.
           max_new: tokens of one forward pass at most.
-          block: tokens packed at a time, which share the range of a channel of the keys.
-          channel_group: channels of a value that share a range; 32 by default, or all where that is less.
+          block: tokens packed at a time.
+          key_group: tokens that share the range of a channel of the keys; see :meth:`PackedTokens.create` for the default.
+          channel_group: channels of a value that share a range; likewise.
           fitted: ranges of least squared error, see :mod:`jaxdec.attention.sparse.kv_quantization`.
 
         Raises:
-          ValueError: a size out of range, or one that does not divide ``head_dim``.
+          ValueError: a size out of range, or one that does not divide ``block`` or ``head_dim``.
         """
         sizes = {"num_layers": num_layers, "batch_size": batch_size, "capacity": capacity, "max_new": max_new}
         for name, size in sizes.items():
@@ -85,8 +87,8 @@ class QuantizedCache(struct.PyTreeNode):
         if window < 0:
             raise ValueError(f"window must be at least 0 tokens; got {window}")
         shape = {"batch_size": batch_size, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-        coding = {"bits": bits, "block": block, "channel_group": channel_group, "fitted": fitted}
-        region = {"num_tokens": capacity, **coding, **shape}
+        coding = {"bits": bits, "block": block, "key_group": key_group, "channel_group": channel_group}
+        region = {"num_tokens": capacity, "fitted": fitted, **coding, **shape}
         packed = tuple(PackedTokens.create(**region) for _ in range(num_layers))
         recent = ContiguousCache.create(
             num_layers=num_layers, capacity=window + block - 1 + max_new, dtype=dtype, **shape
@@ -105,6 +107,7 @@ class QuantizedCache(struct.PyTreeNode):
         window: int = 128,
         max_new: int = 128,
         block: int = BLOCK,
+        key_group: int | None = None,
         channel_group: int | None = None,
         fitted: bool = False,
     ) -> "QuantizedCache":
@@ -119,6 +122,7 @@ class QuantizedCache(struct.PyTreeNode):
           window: see :meth:`create`.
           max_new: see :meth:`create`.
           block: see :meth:`create`.
+          key_group: see :meth:`create`.
           channel_group: see :meth:`create`.
           fitted: see :meth:`create`.
 
@@ -136,8 +140,8 @@ class QuantizedCache(struct.PyTreeNode):
             raise ValueError(
                 f"important must have {layers} masks of shape {[batch, slots]}; got {[list(m.shape) for m in important]}"
             )
-        shape = {"num_kv_heads": num_kv_heads, "head_dim": head_dim, "block": block, "channel_group": channel_group}
-        shape |= {"fitted": fitted}
+        shape = {"num_kv_heads": num_kv_heads, "head_dim": head_dim, "fitted": fitted}
+        shape |= {"block": block, "key_group": key_group, "channel_group": channel_group}
         cache = cls.create(
             num_layers=layers,
             batch_size=batch,

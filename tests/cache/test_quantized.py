@@ -20,7 +20,7 @@ from tests.cache.test_contiguous import append
 BATCH, LAYERS, HEADS, KV_HEADS, WIDTH = 3, 2, 4, 2, 8
 BLOCK, WINDOW, NEW = 8, 5, 20
 SHAPE = {"num_layers": LAYERS, "batch_size": BATCH, "num_kv_heads": KV_HEADS, "head_dim": WIDTH, "dtype": jnp.float32}
-SIZES: dict[str, Any] = {"window": WINDOW, "max_new": NEW, "block": BLOCK, "channel_group": 4}
+SIZES: dict[str, Any] = {"window": WINDOW, "max_new": NEW, "block": BLOCK, "key_group": 4, "channel_group": 4}
 attend = jax.jit(QuantizedCache.attention_state, static_argnums=1)
 commit = jax.jit(QuantizedCache.commit)
 
@@ -234,7 +234,7 @@ def test_bytes_are_measured_and_fewer():
         cache = QuantizedCache.create(**sizes, bits=bits, capacity=4096)
         assert isinstance(cache, Cache)
         assert cache.capacity == 4096 + 128
-        per_token = 2 * 64 * bits / 8 + 2 * 4 * 64 / 128 + 2 * 4 * 2
+        per_token = 2 * 64 * bits / 8 + 2 * 2 * 64 / 16 + 2 * 2
         packed = LAYERS * BATCH * KV_HEADS * 4096 * per_token
         bytes_of[bits] = cache.nbytes
         assert cache.nbytes == packed + cache.recent.nbytes
@@ -271,6 +271,7 @@ def test_bad_settings_are_refused():
     refused("window must be at least 0 tokens; got -1", window=-1)
     refused("block must be at least 1 token; got 0", block=0)
     refused("bits must be one of 2, 4, 8; got 3", bits=3)
+    refused("key_group must divide block, 8; got 3", key_group=3)
     refused("channel_group must divide head_dim, 8; got 3", channel_group=3)
     alone = "important and coarse_bits must be given together; got coarse_bits="
     refused(alone + "None", of_prompt, important=important)

@@ -1,14 +1,17 @@
 """Keys and values in 8, 4 or 2 bits: keys per channel, values per token, and attention that reads the packed codes.
 
 KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache. Liu et al., 2024, arXiv 2402.02750. Keys have channels of
-outlying size, so that their least and greatest value are taken per channel over a block of tokens; values have none, so that
+outlying size, so that their least and greatest value are taken per channel over a group of tokens; values have none, so that
 theirs are taken per token over a group of channels. With ``b`` bits
 
     step = (max - min) / (2^b - 1)      code = round((x - min) / step)      x' = min + step code      |x - x'| <= step / 2
 
-where ``step`` is 0 for a constant, which then comes back exactly. ``8 / b`` codes of neighbouring channels share a byte. Least
-values and steps are float32. Attention takes one block of one head at a time out of the packed codes, so that nothing is ever
-dequantised as a whole.
+where ``step`` is 0 for a constant. Both ends of a range are kept in float16 and codes are made for what is kept, so that the
+rounding of the ends, ``2^-11`` of them, is all that the bound grows by. ``8 / b`` codes of neighbouring channels share a byte.
+Attention takes one block of one head at a time out of the packed codes, so that nothing is ever dequantised as a whole.
+
+Channels of keys have a range per 16 tokens, two bits a number, values one per 64 channels, half a bit; the paper: 32 of both.
+Errors of values average out in the sum that attention is; those of keys stand in its exponents.
 
 The bound is paid for by the many: at two bits, the extremes of 128 normal numbers give twice the squared error of the best four
 levels. A *fitted* range (not in the paper) begins as the best of some narrower ones; then the codes for a range and the range
@@ -17,6 +20,7 @@ as the end of the range.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +33,9 @@ from pallas_kernels.tiled_attention.xla import over_tiles
 
 BITS = (2, 4, 8)
 BLOCK = 128
-CHANNEL_GROUP = 32
+KEY_GROUP = 16
+CHANNEL_GROUP = 64
+RANGES = jnp.float16
 SHARES = (0.9, 0.75, 0.6)  # of a range, that a fit begins with the best of
 FITS = 3
 
@@ -42,7 +48,7 @@ class Quantized:
       bits: 2, 4 or 8.
       window: newest tokens in full precision, at least.
       fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has. Where
-        all tokens have 2 bits, texts were predicted worse with them (docs/kv_compression.md).
+        all tokens had 2 bits and keys a range for 128 tokens, texts were predicted worse with them (docs/kv_compression.md).
     """
 
     bits: int = 4
@@ -59,27 +65,37 @@ class Quantized:
 def quantize(
     x: Float[Array, "*dims"], bits: int, axis: int, used: Bool[Array, "*#dims"] | None = None, *, fitted: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Codes, and the least value and the step of each range along an axis.
+    """Codes, and the ends of each range along an axis.
 
     Args:
-      x: finite where used.
+      x: at most 65504 in size where used, else it comes back as that.
       bits: 2, 4 or 8.
       axis: ranges lie along it.
       used: what counts for the ranges; by default all. What is not used gets the code 0.
-      fitted: see the module; else every error is at most half a step.
+      fitted: see the module; else every error is at most half a step, but for the rounding of ranges.
 
     Returns:
-      Codes ``uint8`` of the shape of ``x``, least values and steps, float32, with 1 along ``axis``.
+      Codes ``uint8`` of the shape of ``x``, lower and upper ends, float16, with 1 along ``axis``.
     """
     x = x.astype(jnp.float32)
     used = jnp.ones((), bool) if used is None else used
     low = jnp.where(used, x, jnp.inf).min(axis=axis, keepdims=True)
     high = jnp.where(used, x, -jnp.inf).max(axis=axis, keepdims=True)
     low, high = (jnp.where(jnp.isfinite(side), side, 0) for side in (low, high))  # of a range without tokens
-    step = (high - low) / (2**bits - 1)
     if fitted:
+        step = (high - low) / (2**bits - 1)
         low, step = _fit(jnp.where(used, x, 0), jnp.broadcast_to(used, x.shape), bits, axis, low, step)
-    return jnp.where(used, _code(x, low, step, bits), 0).astype(jnp.uint8), low, step
+        high = low + step * (2**bits - 1)
+    largest = float(jnp.finfo(RANGES).max)
+    low, high = (jnp.clip(end, -largest, largest).astype(RANGES) for end in (low, high))
+    codes = _code(x, *levels(low, high, bits), bits)
+    return jnp.where(used, codes, 0).astype(jnp.uint8), low, high
+
+
+def levels(low: Float[Array, "*dims"], high: Float[Array, "*dims"], bits: int) -> tuple[Array, Array]:
+    """The least value and the step of ranges that are kept by their ends, float32."""
+    low, high = low.astype(jnp.float32), high.astype(jnp.float32)
+    return low, (high - low) / (2**bits - 1)
 
 
 def _code(x: Array, low: Array, step: Array, bits: int) -> Array:
@@ -128,12 +144,12 @@ def unpack(packed: UInt[Array, "*dims"], bits: int) -> Array:
     return codes.reshape(*packed.shape[:-1], -1)
 
 
-def check_precision(bits: int, head_dim: int, block: int, channel_group: int):
+def check_precision(bits: int, head_dim: int, block: int, key_group: int, channel_group: int):
     """Check what packed tokens are made of.
 
     Raises:
       ValueError: bits other than 2, 4 and 8; a head that codes do not fill whole bytes of; a block without tokens; groups of
-        channels that do not divide the head.
+        tokens that do not divide the block or of channels that do not divide the head.
     """
     if bits not in BITS:
         raise ValueError(f"bits must be one of {', '.join(map(str, BITS))}; got {bits}")
@@ -141,6 +157,8 @@ def check_precision(bits: int, head_dim: int, block: int, channel_group: int):
         raise ValueError(f"head_dim must be a multiple of the {8 // bits} codes of a byte; got {head_dim}")
     if block < 1:
         raise ValueError(f"block must be at least 1 token; got {block}")
+    if key_group < 1 or block % key_group:
+        raise ValueError(f"key_group must divide block, {block}; got {key_group}")
     if channel_group < 1 or head_dim % channel_group:
         raise ValueError(f"channel_group must divide head_dim, {head_dim}; got {channel_group}")
 
@@ -150,11 +168,11 @@ class PackedTokens(struct.PyTreeNode):
 
     Attributes:
       key_codes: ``uint8``, ``C = E bits / 8`` bytes per token.
-      key_low: least value of each channel of each block.
-      key_step: the step of its codes.
+      key_low: least value of each channel of each of the ``K`` groups of tokens of a block, float16.
+      key_high: what its greatest code stands for.
       value_codes: ``uint8``.
-      value_low: least value of each token and group of channels.
-      value_step: the step of its codes.
+      value_low: least value of each token and group of channels, float16.
+      value_high: what its greatest code stands for.
       used: tokens of each block; the first of it.
       blocks: blocks of each row.
       bits: 2, 4 or 8.
@@ -162,11 +180,11 @@ class PackedTokens(struct.PyTreeNode):
     """
 
     key_codes: UInt[Array, "B G M P C"]
-    key_low: Float[Array, "B G M E"]
-    key_step: Float[Array, "B G M E"]
+    key_low: Float[Array, "B G M K E"]
+    key_high: Float[Array, "B G M K E"]
     value_codes: UInt[Array, "B G M P C"]
     value_low: Float[Array, "B G M P N"]
-    value_step: Float[Array, "B G M P N"]
+    value_high: Float[Array, "B G M P N"]
     used: Int[Array, "B M"]
     blocks: Int[Array, "B"]
     bits: int = struct.field(pytree_node=False)
@@ -182,26 +200,31 @@ class PackedTokens(struct.PyTreeNode):
         head_dim: int,
         bits: int,
         block: int = BLOCK,
+        key_group: int | None = None,
         channel_group: int | None = None,
         fitted: bool = False,
     ) -> "PackedTokens":
-        """Nothing yet, with blocks for ``num_tokens`` tokens; ``channel_group`` is 32 or the head where that is less.
+        """Nothing yet, with blocks for ``num_tokens`` tokens.
+
+        Groups are of 16 tokens and of 64 channels by default, or of as many as these have in common with the block, the head.
 
         Raises:
           ValueError: see :func:`check_precision`.
         """
-        channel_group = min(CHANNEL_GROUP, head_dim) if channel_group is None else channel_group
-        check_precision(bits, head_dim, block, channel_group)
+        key_group = math.gcd(KEY_GROUP, block) if key_group is None else key_group
+        channel_group = math.gcd(CHANNEL_GROUP, head_dim) if channel_group is None else channel_group
+        check_precision(bits, head_dim, block, key_group, channel_group)
         blocks = -(-num_tokens // block)
         tokens = (batch_size, num_kv_heads, blocks, block)
         codes, groups = head_dim * bits // 8, head_dim // channel_group
+        of_keys = (*tokens[:3], block // key_group, head_dim)
         return cls(  # no array twice: a buffer can be donated once
             key_codes=jnp.zeros((*tokens, codes), jnp.uint8),
-            key_low=jnp.zeros((*tokens[:3], head_dim), jnp.float32),
-            key_step=jnp.zeros((*tokens[:3], head_dim), jnp.float32),
+            key_low=jnp.zeros(of_keys, RANGES),
+            key_high=jnp.zeros(of_keys, RANGES),
             value_codes=jnp.zeros((*tokens, codes), jnp.uint8),
-            value_low=jnp.zeros((*tokens, groups), jnp.float32),
-            value_step=jnp.zeros((*tokens, groups), jnp.float32),
+            value_low=jnp.zeros((*tokens, groups), RANGES),
+            value_high=jnp.zeros((*tokens, groups), RANGES),
             used=jnp.zeros((batch_size, blocks), jnp.int32),
             blocks=jnp.zeros(batch_size, jnp.int32),
             bits=bits,
@@ -216,28 +239,30 @@ class PackedTokens(struct.PyTreeNode):
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays but the counts."""
-        arrays = (self.key_codes, self.key_low, self.key_step, self.value_codes, self.value_low, self.value_step)
+        arrays = (self.key_codes, self.key_low, self.key_high, self.value_codes, self.value_low, self.value_high)
         return sum(array.nbytes for array in arrays)
 
     def coded(
         self, keys: Float[Array, "B G P E"], values: Float[Array, "B G P E"], count: Int[Array, "B"]
     ) -> dict[str, Array]:
-        """Codes, least values and steps of a block of tokens, by the names of the fields, without the axis of blocks.
+        """Codes and ranges of a block of tokens, by the names of the fields, without the axis of blocks.
 
         What lies behind ``count`` may be NaN, and gives zeros; so does a block without tokens.
         """
         fits = (jnp.arange(keys.shape[2]) < count[:, None])[:, None, :, None]
         keys, values = (jnp.where(fits, side, 0).astype(jnp.float32) for side in (keys, values))
-        codes, low, step = quantize(keys, self.bits, axis=2, used=fits, fitted=self.fitted)
+        by_group = (*keys.shape[:2], self.key_low.shape[3], -1, keys.shape[3])
+        fits = jnp.broadcast_to(fits, keys.shape).reshape(by_group)
+        codes, low, high = quantize(keys.reshape(by_group), self.bits, axis=3, used=fits, fitted=self.fitted)
         grouped = values.reshape(*values.shape[:3], self.value_low.shape[-1], -1)
-        value_codes, value_low, value_step = quantize(grouped, self.bits, axis=-1, fitted=self.fitted)
+        value_codes, value_low, value_high = quantize(grouped, self.bits, axis=-1, fitted=self.fitted)
         return {
-            "key_codes": pack(codes, self.bits),
-            "key_low": low[:, :, 0],
-            "key_step": step[:, :, 0],
+            "key_codes": pack(codes.reshape(keys.shape), self.bits),
+            "key_low": low[:, :, :, 0],
+            "key_high": high[:, :, :, 0],
             "value_codes": pack(value_codes.reshape(values.shape), self.bits),
             "value_low": value_low[..., 0],
-            "value_step": value_step[..., 0],
+            "value_high": value_high[..., 0],
         }
 
     def push(
@@ -259,11 +284,13 @@ class PackedTokens(struct.PyTreeNode):
         self, row: Int[Array, ""] | int, head: Int[Array, ""] | int, number: Int[Array, ""] | int
     ) -> tuple[Float[Array, "P E"], Float[Array, "P E"]]:
         """Keys and values of one block of one head, float32; 0 or rubbish behind the tokens used, never NaN."""
-        key_codes = unpack(self.key_codes[row, head, number], self.bits)
-        keys = self.key_low[row, head, number] + self.key_step[row, head, number] * key_codes
-        low, step = self.value_low[row, head, number], self.value_step[row, head, number]
-        codes = unpack(self.value_codes[row, head, number], self.bits).reshape(*low.shape, -1)
-        return keys, (low[..., None] + step[..., None] * codes).reshape(keys.shape)
+        at = row, head, number
+        key_low, key_step = levels(self.key_low[at], self.key_high[at], self.bits)
+        value_low, value_step = levels(self.value_low[at], self.value_high[at], self.bits)
+        keys, values = (unpack(side[at], self.bits).astype(jnp.float32) for side in (self.key_codes, self.value_codes))
+        keys = key_low[:, None] + key_step[:, None] * keys.reshape(key_low.shape[0], -1, keys.shape[-1])
+        values = value_low[..., None] + value_step[..., None] * values.reshape(*value_low.shape, -1)
+        return keys.reshape(self.key_codes.shape[3], -1), values.reshape(self.key_codes.shape[3], -1)
 
     def attention_state(
         self, queries: Float[Array, "B T H E"]
