@@ -77,7 +77,7 @@ def check_against_reference(method, batch, dtype=jnp.float32, least_gap=1e-4, to
     return decoded, expected
 
 
-@settings(deadline=None, max_examples=16)
+@settings(deadline=None, max_examples=24)
 @given(st.sampled_from(METHODS), batches)
 def test_equals_the_plain_reference(method, batch):
     check_against_reference(method, batch)

@@ -61,7 +61,7 @@ def searched_to_the_end(method, model, prompt):
     return advance(method, model, start(method, model, prompt), UNLIMITED)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=32)
 @given(st.sampled_from([METHODS[0], *METHODS[2:]]), batches)
 def test_equals_the_plain_reference(method, batch):
     check_texts_and_groups(method, batch)

@@ -60,8 +60,7 @@ def test_codes_of_neighbours_share_a_byte_first_lowest():
     assert pack(jnp.asarray([5, 9], jnp.uint8), 4).tolist() == [5 + 9 * 16]
 
 
-def test_constants_come_back_exactly():
-    """But for the rounding of what a range keeps."""
+def test_constants_come_back_as_float16_has_them():
     for fitted in (False, True):
         x = jnp.full((2, 4), 3.7, jnp.float32)
         codes, low, high = quantize(x, 2, axis=0, fitted=fitted)
@@ -115,7 +114,7 @@ def test_a_fit_of_two_bits_is_near_the_best_of_all_codes():
         slope = np.where(variance > 0, centre @ row / np.where(variance > 0, variance, 1), 0)
         best.append((((row - row.mean()) - slope[:, None] * centre) ** 2).sum(1).min())
     fit, plain = (squared_error(x, 2, 1, fitted=fitted) for fitted in (True, False))
-    assert (fit >= np.asarray(best) * (1 - 1e-4) - 1e-5).all()
+    assert (fit >= np.asarray(best) * (1 - 1e-4) - 1e-6).all()
     assert fit.mean() < 1.25 * np.mean(best)
     assert plain.mean() > 1.4 * np.mean(best), "the extremes are not the best"
 
