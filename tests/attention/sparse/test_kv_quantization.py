@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxdec.attention.sparse import kv_quantization
 from jaxdec.attention.sparse.kv_quantization import BITS, PackedTokens, check_precision, levels, pack, quantize, unpack
 from tests.attention.sparse.prompts import textbook
 
@@ -93,6 +94,25 @@ def test_a_fit_is_never_worse_and_leaves_out_what_is_not_used(seed, bits, axis, 
     x = np.where(used, x, np.nan)
     fit, plain = (np.nan_to_num(squared_error(x, bits, axis, given, fitted)) for fitted in (True, False))
     assert np.isfinite(fit).all()
+    low = np.where(used, x, np.inf).min(axis=axis, keepdims=True)
+    high = np.where(used, x, -np.inf).max(axis=axis, keepdims=True)
+    low, high = (np.where(np.isfinite(end), end, 0) for end in (low, high))
+    step = (high - low) / (2**bits - 1)
+    errors = []  # before ranges are rounded
+    everywhere = jnp.asarray(np.broadcast_to(used, x.shape))
+    fits = kv_quantization._fit(
+        jnp.asarray(np.where(used, x, 0)), everywhere, bits, axis, jnp.asarray(low), jnp.asarray(step)
+    )
+    for least, size in ((low, step), fits):
+        found = (
+            np.asarray(least)
+            + np.asarray(size)
+            * np.asarray(kv_quantization._code(jnp.asarray(x), jnp.asarray(least), jnp.asarray(size), bits))
+            - x
+        )
+        errors.append(np.where(used, found, 0) ** 2)
+    before, after = (error.sum(axis=axis) for error in errors)
+    assert (after <= before * (1 + 1e-4) + 1e-9 * scale**2).all()
     count, largest = used.sum(axis=axis), np.nanmax(np.abs(x))
     slack = (count * (HALF * largest) ** 2) ** 0.5  # every error can grow by the rounding of the ends
     assert (fit**0.5 <= plain**0.5 + 2 * slack).all()
