@@ -187,6 +187,8 @@ def test_names_and_options_are_read():
         (kv_cache_rule, "quantized:bits=3", "bits must be one of 2, 4, 8; got 3"),
         (kv_cache_rule, "quest:budget=16", "kv_cache must be one of full, snapkv, .*, got 'quest'"),
         (kv_cache_rule, "snapkv:capacity=16", "capacity must be more than sinks"),
+        (kv_cache_rule, "quantized:key_bits=3", "key_bits must be one of 2, 4, 8; got 3"),
+        (kv_cache_rule, "zipvl:coarse_key_bits=8", "coarse_key_bits must be one of 2, 4, 8, at most bits, 4; got 8"),
         (kv_cache_rule, "zipvl:bits=2", "bits and coarse_bits must be of 2, 4, 8, coarse_bits fewer; got 2 and 2"),
         (kv_cache_rule, "zipvl:window=-1", "window must be at least 0 tokens; got -1"),
         (kv_cache_rule, "quantized:window=-1", "window must be at least 0 tokens; got -1"),

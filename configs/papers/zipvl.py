@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.continuation = 32
     config.windows = 2  # of each source
     config.window = 100  # newest tokens in full precision
-    config.caches = ConfigDict({"windows": 12, "continuation": 96})  # of each source, at most; prompts of ``tokens``
+    config.caches = ConfigDict({"windows": 20, "continuation": 96})  # of each source, at most; prompts of ``tokens``
 
     config.needles = ConfigDict({"tokens": 512, "seeds": (0,), "asked": 6})
     config.prefill = ConfigDict({"lengths": (1024, 4096), "rounds": 3})

@@ -53,6 +53,7 @@ class QuantizedCache(struct.PyTreeNode):
         head_dim: int,
         dtype: Any,
         bits: int = 4,
+        key_bits: int | None = None,
         window: int = 128,
         max_new: int = 128,
         block: int = BLOCK,
@@ -70,6 +71,7 @@ class QuantizedCache(struct.PyTreeNode):
           head_dim: width of one head.
           dtype: of the newest tokens.
           bits: 2, 4 or 8.
+          key_bits: of keys, where they differ from those of values.
           window: newest tokens in full precision, at least; 0 or more.
           max_new: tokens of one forward pass at most.
           block: tokens packed at a time.
@@ -87,7 +89,13 @@ class QuantizedCache(struct.PyTreeNode):
         if window < 0:
             raise ValueError(f"window must be at least 0 tokens; got {window}")
         shape = {"batch_size": batch_size, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-        coding = {"bits": bits, "block": block, "key_group": key_group, "channel_group": channel_group}
+        coding = {
+            "bits": bits,
+            "key_bits": key_bits,
+            "block": block,
+            "key_group": key_group,
+            "channel_group": channel_group,
+        }
         region = {"num_tokens": capacity, "fitted": fitted, **coding, **shape}
         packed = tuple(PackedTokens.create(**region) for _ in range(num_layers))
         recent = ContiguousCache.create(
@@ -102,8 +110,11 @@ class QuantizedCache(struct.PyTreeNode):
         *,
         important: Sequence[Bool[Array, "B S"]] | None = None,
         coarse_bits: int | None = None,
+        coarse_key_bits: int | None = None,
+        coarse_capacity: int | None = None,
         capacity: int,
         bits: int = 4,
+        key_bits: int | None = None,
         window: int = 128,
         max_new: int = 128,
         block: int = BLOCK,
@@ -117,8 +128,12 @@ class QuantizedCache(struct.PyTreeNode):
           prompt: nothing but the prompts.
           important: per layer, the tokens that keep ``bits``; None for all. The others get ``coarse_bits``.
           coarse_bits: fewer than ``bits``; given if and only if ``important`` is.
+          coarse_key_bits: of their keys, where they differ from those of values.
+          coarse_capacity: tokens per row that can be packed at ``coarse_bits`` (checked where they are known); by default as
+            many as the prompt has slots.
           capacity: tokens per row that can be packed at ``bits``, those of the prompt included (checked where they are known).
           bits: see :meth:`create`.
+          key_bits: see :meth:`create`.
           window: see :meth:`create`.
           max_new: see :meth:`create`.
           block: see :meth:`create`.
@@ -148,6 +163,7 @@ class QuantizedCache(struct.PyTreeNode):
             capacity=capacity,
             dtype=prompt.keys[0].dtype,
             bits=bits,
+            key_bits=key_bits,
             window=window,
             max_new=max_new,
             **shape,
@@ -155,12 +171,16 @@ class QuantizedCache(struct.PyTreeNode):
         rest = jnp.maximum(prompt.length - window, 0)
         old = jnp.arange(slots) < rest[:, None]
         fine = [old] * layers if important is None else [old & mask for mask in important]
-        _check_capacity(fine, capacity)
+        _check_capacity("capacity", fine, capacity)
         packed = tuple(_pack(*layer) for layer in zip(cache.packed, prompt.keys, prompt.values, fine))
         coarse = ()
         if coarse_bits is not None:
-            region = PackedTokens.create(batch_size=batch, num_tokens=slots, bits=coarse_bits, **shape)
             others = [old & ~mask for mask in fine]
+            room = slots if coarse_capacity is None else coarse_capacity
+            _check_capacity("coarse_capacity", others, room)
+            region = PackedTokens.create(
+                batch_size=batch, num_tokens=room, bits=coarse_bits, key_bits=coarse_key_bits, **shape
+            )
             coarse = tuple(_pack(region, *layer) for layer in zip(prompt.keys, prompt.values, others))
         newest = jnp.minimum(rest[:, None] + jnp.arange(cache.recent.capacity), slots - 1)[:, None, :, None]
         keys, values = (
@@ -274,8 +294,8 @@ def _pack(
     )
 
 
-def _check_capacity(chosen: Sequence[Any], capacity: int):
+def _check_capacity(name: str, chosen: Sequence[Any], capacity: int):
     known = [mask for mask in map(concrete, chosen) if mask is not None]
     most = max((int(mask.sum(axis=1).max()) for mask in known), default=0)
     if most > capacity:
-        raise ValueError(f"capacity must be at least the {most} tokens that are packed of a prompt; got {capacity}")
+        raise ValueError(f"{name} must be at least the {most} tokens that are packed of a prompt; got {capacity}")

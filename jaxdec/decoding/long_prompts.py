@@ -13,7 +13,6 @@ ZipVL (cache)                      those above, queries noted        a Quantized
 =================================  ================================  ================================
 """
 
-import math
 from typing import Any
 
 import jax
@@ -157,13 +156,14 @@ def settle(fed: Any, prompt: Any) -> Cache:
         return EvictedCache.of_prompt(whole, keep, capacity=rules.new_tokens + drafts, room=min(room, slots))
     if isinstance(rule, Quantized | ZipVLCache):
         sizes = {"window": rule.window, "bits": rule.bits, "fitted": rule.fitted, "max_new": 1 + drafts}
-        fine = prompt.tokens.shape[1]
-        if isinstance(rule, ZipVLCache) and rule.ratio is not None:  # as many are important, whatever the text
-            fine = math.ceil(rule.ratio * fine)
-        sizes["capacity"] = fine + rules.new_tokens
+        num_tokens = prompt.tokens.shape[1]
         if isinstance(rule, Quantized):
-            return QuantizedCache.of_prompt(whole, **sizes)
-        probes, used = rule.probes(length, prompt.tokens.shape[1], probe_keys(prompt))
+            old = max(num_tokens - rule.window, 0)
+            return QuantizedCache.of_prompt(whole, capacity=old + rules.new_tokens, key_bits=rule.key_bits, **sizes)
+        fine, coarse = rule.rooms(num_tokens)
+        probes, used = rule.probes(length, num_tokens, probe_keys(prompt))
         important = [rule.choose(*rule.scores_of(seen, probes, used, keys, length), length) for seen, keys in sides]
-        return QuantizedCache.of_prompt(whole, important=important, coarse_bits=rule.coarse_bits, **sizes)
+        sizes |= {"coarse_bits": rule.coarse_bits, "coarse_key_bits": rule.coarse_key_bits}
+        sizes |= {"coarse_capacity": coarse, "capacity": fine + rules.new_tokens}
+        return QuantizedCache.of_prompt(whole, important=important, **sizes)
     return SummarisedCache.of(whole, rules.attention, 1 + drafts) if isinstance(rules.attention, Quest) else whole

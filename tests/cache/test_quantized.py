@@ -144,6 +144,21 @@ def test_prompts_keep_more_bits_for_what_is_important():
     plain, new = prompt(rng, lengths)
     important = [jnp.asarray(rng.random((BATCH, plain.capacity)) < 0.4) for _ in range(LAYERS)]
     cache = QuantizedCache.of_prompt(plain, important=important, coarse_bits=2, bits=8, capacity=64, **SIZES)
+    most = max(int((~np.asarray(mask)[0, : 40 - WINDOW]).sum()) for mask in important)
+    tight = QuantizedCache.of_prompt(
+        plain, important=important, coarse_bits=2, bits=8, capacity=64, **SIZES, coarse_capacity=most
+    )
+    assert tight.coarse[0].key_codes.shape[2] == -(-most // BLOCK) < cache.coarse[0].key_codes.shape[2]
+    assert all(map(np.array_equal, held(tight, 1, 0), held(cache, 1, 0)))
+    finer = QuantizedCache.of_prompt(
+        plain, important=important, coarse_bits=2, bits=8, capacity=64, **SIZES, coarse_key_bits=8
+    )
+    assert finer.nbytes == cache.nbytes + LAYERS * BATCH * KV_HEADS * 128 * WIDTH * 6 // 8
+    chosen = np.asarray(important[0])[0, : 40 - WINDOW]
+    wanted = [side[0, : 40 - WINDOW][~chosen] for side in new[:2]]
+    errors = [np.abs(side[chosen.sum() : 40 - WINDOW] - one).max() for side, one in zip(held(finer, 0, 0), wanted)]
+    assert errors[0] < 8 / 255 / 2
+    assert errors[1] > 0.05, "values have two bits as before"
     assert cache.length.tolist() == lengths
     assert cache.recent.length.tolist() == [5, 5, 3]
     assert len(cache.coarse) == LAYERS
@@ -271,6 +286,7 @@ def test_bad_settings_are_refused():
     refused("window must be at least 0 tokens; got -1", window=-1)
     refused("block must be at least 1 token; got 0", block=0)
     refused("bits must be one of 2, 4, 8; got 3", bits=3)
+    refused("key_bits must be one of 2, 4, 8; got 3", key_bits=3)
     refused("key_group must divide block, 8; got 3", key_group=3)
     refused("channel_group must divide head_dim, 8; got 3", channel_group=3)
     alone = "important and coarse_bits must be given together; got coarse_bits="
@@ -284,5 +300,7 @@ def test_bad_settings_are_refused():
         coarse_bits=2,
     )
     refused("capacity must be at least the 35 tokens that are packed of a prompt; got 34", of_prompt, capacity=34)
+    room = {"important": important, "coarse_bits": 2, "coarse_capacity": 34}
+    refused("coarse_capacity must be at least the 35 tokens that are packed of a prompt; got 34", of_prompt, **room)
     with pytest.raises(ValueError, match=f"num_new must be at most max_new, {NEW}; got {NEW + 1}"):
         empty().mask(NEW + 1, None)

@@ -8,6 +8,10 @@ from jaxdec.attention.sparse.zipvl import ZipVL, ZipVLCache
 
 DENSE = "dense"
 HALF = "int4/int2, half"
+DYNAMIC = "int4/int2, dynamic"
+KEYS = "int4/int2, half, all keys int4"
+"""As :data:`HALF`, but keys of unimportant tokens keep four bits too: their errors stand in exponents, those of values average
+out. Not in the paper."""
 EXTREMES = ", by extremes"
 """Ranges from the least to the greatest value, as published; those of the other arms are fitted."""
 Rules = Mapping[str, object]
@@ -39,8 +43,9 @@ def cache_arms(threshold: float, last: int, drawn: int, window: int) -> dict[str
     """The cache in one precision, and in two; some with ranges by :data:`EXTREMES` too."""
     arms: dict[str, Rules] = {f"int{bits}": {"kv_cache": Quantized(bits, window, fitted=True)} for bits in (8, 4, 2)}
     two: dict[str, Any] = {"last_probes": last, "random_probes": drawn, "window": window}
-    arms["int4/int2, dynamic"] = {"kv_cache": ZipVLCache(threshold, **two)}
+    arms[DYNAMIC] = {"kv_cache": ZipVLCache(threshold, **two)}
     arms[HALF] = {"kv_cache": ZipVLCache(ratio=0.5, **two)}
+    arms[KEYS] = {"kv_cache": ZipVLCache(ratio=0.5, coarse_key_bits=4, **two)}
     arms["int8/int4, half"] = {"kv_cache": ZipVLCache(ratio=0.5, bits=8, coarse_bits=4, **two)}
     for bits in (4, 2):
         arms[f"int{bits}{EXTREMES}"] = {"kv_cache": Quantized(bits, window, fitted=False)}

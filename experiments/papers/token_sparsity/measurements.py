@@ -107,8 +107,13 @@ def important(skipped: float, length: int) -> float:
 
 
 def bytes_part(model: LanguageModel, text: Text, arms: Mapping[str, Rules], seed: int) -> dict[str, int]:
-    """By arm, bytes that the cache of one prompt holds when decoding begins, counted from its arrays."""
+    """By arm, bytes that the cache of one prompt holds when decoding begins, counted from its arrays.
+
+    In bfloat16, the type that models are served in: of keys and values that have not been packed, that is all under ``dense``.
+    """
     prompt, after = text
+    module: Any = model.module
+    model = model.replace(module=module.clone(dtype=jnp.bfloat16))
     found: dict[str, int] = {}
     for arm, rules in arms.items():
 

@@ -35,7 +35,7 @@ def tables(results: Results) -> list[dict[str, Any]]:
     return [
         {"title": "Attention among important tokens", "header": header, "rows": prompts},
         {
-            "title": "Caches in fewer bits; the last tokens are in float32",
+            "title": "Caches in fewer bits; the last tokens are not packed: float32 for perplexities, bfloat16 for bytes",
             "header": ["rule for the cache", "perplexity", "relative change", "95% interval", "MB", "times smaller"],
             "rows": caches,
         },

@@ -49,15 +49,18 @@ class Quantized:
       window: newest tokens in full precision, at least.
       fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has. Where
         all tokens had 2 bits and keys a range for 128 tokens, texts were predicted worse with them (docs/kv_compression.md).
+      key_bits: of keys, where they differ from those of values.
     """
 
     bits: int = 4
     window: int = 128
     fitted: bool = False
+    key_bits: int | None = None
 
     def __post_init__(self):
-        if self.bits not in BITS:
-            raise ValueError(f"bits must be one of {', '.join(map(str, BITS))}; got {self.bits}")
+        for name, bits in (("bits", self.bits), ("key_bits", self.key_bits)):
+            if bits not in BITS and not (name == "key_bits" and bits is None):
+                raise ValueError(f"{name} must be one of {', '.join(map(str, BITS))}; got {bits}")
         if self.window < 0:
             raise ValueError(f"window must be at least 0 tokens; got {self.window}")
 
@@ -144,6 +147,14 @@ def unpack(packed: UInt[Array, "*dims"], bits: int) -> Array:
     return codes.reshape(*packed.shape[:-1], -1)
 
 
+def check_bits(name: str, bits: int, head_dim: int):
+    """Raise ValueError if bits are other than 2, 4 and 8, or a head does not fill whole bytes."""
+    if bits not in BITS:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, BITS))}; got {bits}")
+    if head_dim % (8 // bits):
+        raise ValueError(f"head_dim must be a multiple of the {8 // bits} codes of a byte; got {head_dim}")
+
+
 def check_precision(bits: int, head_dim: int, block: int, key_group: int, channel_group: int):
     """Check what packed tokens are made of.
 
@@ -151,10 +162,7 @@ def check_precision(bits: int, head_dim: int, block: int, key_group: int, channe
       ValueError: bits other than 2, 4 and 8; a head that codes do not fill whole bytes of; a block without tokens; groups of
         tokens that do not divide the block or of channels that do not divide the head.
     """
-    if bits not in BITS:
-        raise ValueError(f"bits must be one of {', '.join(map(str, BITS))}; got {bits}")
-    if head_dim % (8 // bits):
-        raise ValueError(f"head_dim must be a multiple of the {8 // bits} codes of a byte; got {head_dim}")
+    check_bits("bits", bits, head_dim)
     if block < 1:
         raise ValueError(f"block must be at least 1 token; got {block}")
     if key_group < 1 or block % key_group:
@@ -167,27 +175,29 @@ class PackedTokens(struct.PyTreeNode):
     """Tokens of one layer in ``M`` blocks of ``P``, of which each row uses the first ``blocks``.
 
     Attributes:
-      key_codes: ``uint8``, ``C = E bits / 8`` bytes per token.
+      key_codes: ``uint8``, ``C = E key_bits / 8`` bytes per token.
       key_low: least value of each channel of each of the ``K`` groups of tokens of a block, float16.
       key_high: what its greatest code stands for.
-      value_codes: ``uint8``.
+      value_codes: ``uint8``, ``D = E value_bits / 8`` bytes per token.
       value_low: least value of each token and group of channels, float16.
       value_high: what its greatest code stands for.
       used: tokens of each block; the first of it.
       blocks: blocks of each row.
-      bits: 2, 4 or 8.
+      key_bits: 2, 4 or 8.
+      value_bits: 2, 4 or 8.
       fitted: how ranges are found, see the module.
     """
 
     key_codes: UInt[Array, "B G M P C"]
     key_low: Float[Array, "B G M K E"]
     key_high: Float[Array, "B G M K E"]
-    value_codes: UInt[Array, "B G M P C"]
+    value_codes: UInt[Array, "B G M P D"]
     value_low: Float[Array, "B G M P N"]
     value_high: Float[Array, "B G M P N"]
     used: Int[Array, "B M"]
     blocks: Int[Array, "B"]
-    bits: int = struct.field(pytree_node=False)
+    key_bits: int = struct.field(pytree_node=False)
+    value_bits: int = struct.field(pytree_node=False)
     fitted: bool = struct.field(pytree_node=False, default=False)
 
     @classmethod
@@ -199,12 +209,13 @@ class PackedTokens(struct.PyTreeNode):
         num_kv_heads: int,
         head_dim: int,
         bits: int,
+        key_bits: int | None = None,
         block: int = BLOCK,
         key_group: int | None = None,
         channel_group: int | None = None,
         fitted: bool = False,
     ) -> "PackedTokens":
-        """Nothing yet, with blocks for ``num_tokens`` tokens.
+        """Nothing yet, with blocks for ``num_tokens`` tokens; keys in as many bits as values unless ``key_bits`` says other.
 
         Groups are of 16 tokens and of 64 channels by default, or of as many as these have in common with the block, the head.
 
@@ -213,21 +224,24 @@ class PackedTokens(struct.PyTreeNode):
         """
         key_group = math.gcd(KEY_GROUP, block) if key_group is None else key_group
         channel_group = math.gcd(CHANNEL_GROUP, head_dim) if channel_group is None else channel_group
+        key_bits = bits if key_bits is None else key_bits
         check_precision(bits, head_dim, block, key_group, channel_group)
+        check_bits("key_bits", key_bits, head_dim)
         blocks = -(-num_tokens // block)
         tokens = (batch_size, num_kv_heads, blocks, block)
-        codes, groups = head_dim * bits // 8, head_dim // channel_group
+        groups = head_dim // channel_group
         of_keys = (*tokens[:3], block // key_group, head_dim)
         return cls(  # no array twice: a buffer can be donated once
-            key_codes=jnp.zeros((*tokens, codes), jnp.uint8),
+            key_codes=jnp.zeros((*tokens, head_dim * key_bits // 8), jnp.uint8),
             key_low=jnp.zeros(of_keys, RANGES),
             key_high=jnp.zeros(of_keys, RANGES),
-            value_codes=jnp.zeros((*tokens, codes), jnp.uint8),
+            value_codes=jnp.zeros((*tokens, head_dim * bits // 8), jnp.uint8),
             value_low=jnp.zeros((*tokens, groups), RANGES),
             value_high=jnp.zeros((*tokens, groups), RANGES),
             used=jnp.zeros((batch_size, blocks), jnp.int32),
             blocks=jnp.zeros(batch_size, jnp.int32),
-            bits=bits,
+            key_bits=key_bits,
+            value_bits=bits,
             fitted=fitted,
         )
 
@@ -253,14 +267,14 @@ class PackedTokens(struct.PyTreeNode):
         keys, values = (jnp.where(fits, side, 0).astype(jnp.float32) for side in (keys, values))
         by_group = (*keys.shape[:2], self.key_low.shape[3], -1, keys.shape[3])
         fits = jnp.broadcast_to(fits, keys.shape).reshape(by_group)
-        codes, low, high = quantize(keys.reshape(by_group), self.bits, axis=3, used=fits, fitted=self.fitted)
+        codes, low, high = quantize(keys.reshape(by_group), self.key_bits, axis=3, used=fits, fitted=self.fitted)
         grouped = values.reshape(*values.shape[:3], self.value_low.shape[-1], -1)
-        value_codes, value_low, value_high = quantize(grouped, self.bits, axis=-1, fitted=self.fitted)
+        value_codes, value_low, value_high = quantize(grouped, self.value_bits, axis=-1, fitted=self.fitted)
         return {
-            "key_codes": pack(codes.reshape(keys.shape), self.bits),
+            "key_codes": pack(codes.reshape(keys.shape), self.key_bits),
             "key_low": low[:, :, :, 0],
             "key_high": high[:, :, :, 0],
-            "value_codes": pack(value_codes.reshape(values.shape), self.bits),
+            "value_codes": pack(value_codes.reshape(values.shape), self.value_bits),
             "value_low": value_low[..., 0],
             "value_high": value_high[..., 0],
         }
@@ -285,9 +299,10 @@ class PackedTokens(struct.PyTreeNode):
     ) -> tuple[Float[Array, "P E"], Float[Array, "P E"]]:
         """Keys and values of one block of one head, float32; 0 or rubbish behind the tokens used, never NaN."""
         at = row, head, number
-        key_low, key_step = levels(self.key_low[at], self.key_high[at], self.bits)
-        value_low, value_step = levels(self.value_low[at], self.value_high[at], self.bits)
-        keys, values = (unpack(side[at], self.bits).astype(jnp.float32) for side in (self.key_codes, self.value_codes))
+        key_low, key_step = levels(self.key_low[at], self.key_high[at], self.key_bits)
+        value_low, value_step = levels(self.value_low[at], self.value_high[at], self.value_bits)
+        keys = unpack(self.key_codes[at], self.key_bits).astype(jnp.float32)
+        values = unpack(self.value_codes[at], self.value_bits).astype(jnp.float32)
         keys = key_low[:, None] + key_step[:, None] * keys.reshape(key_low.shape[0], -1, keys.shape[-1])
         values = value_low[..., None] + value_step[..., None] * values.reshape(*value_low.shape, -1)
         return keys.reshape(self.key_codes.shape[3], -1), values.reshape(self.key_codes.shape[3], -1)

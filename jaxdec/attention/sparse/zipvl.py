@@ -18,6 +18,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdec.attention.sparse.kv_quantization import BITS
 from jaxdec.typing import Array, Bool, Float, Int, Key
@@ -146,11 +147,21 @@ class ZipVL:
         count = ((ordered > 0) if self.threshold == 1 else enough & (ordered > 0)).sum(axis=1)
         ranked_by = received if self.by_received else seen
         if self.ratio is not None:
-            count = jnp.ceil(self.ratio * lengths).astype(count.dtype)
+            count = jnp.asarray(self.counts(received.shape[1]), count.dtype)[lengths]
         position, end = jnp.arange(received.shape[1]), lengths[:, None]
         ranked = jnp.where(position < end, jnp.where(position == end - 1, jnp.inf, ranked_by), -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-ranked, axis=1), axis=1)
         return (rank < count[:, None]) & (position < end)
+
+    def counts(self, num_tokens: int) -> np.ndarray:
+        """By length up to ``num_tokens``: how many tokens are important where ``ratio`` says so, rounded up.
+
+        Raises:
+          ValueError: no ratio.
+        """
+        if self.ratio is None:
+            raise ValueError("ratio must be a number where important tokens are counted before they are seen; got None")
+        return np.ceil(np.round(self.ratio * np.arange(num_tokens + 1), 9)).astype(int)
 
     def sparsity(self, important: Bool[Array, "B S"], lengths: Int[Array, "B"]) -> Float[Array, "B"]:
         """Share of the causal cells that attention among important tokens does not compute; 0 for prompts without tokens."""
@@ -170,6 +181,7 @@ class ZipVLCache(ZipVL):
     Attributes:
       bits: of important tokens, and of what follows the prompt once it leaves the window.
       coarse_bits: of all others; fewer.
+      coarse_key_bits: of their keys, where these differ; at most ``bits``. The published rule has none.
       window: newest tokens in full precision, at least.
       fitted: ranges of least squared error instead of those from the least to the greatest value, which the paper has.
     """
@@ -178,6 +190,7 @@ class ZipVLCache(ZipVL):
     coarse_bits: int = 2
     window: int = 100
     fitted: bool = True
+    coarse_key_bits: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -186,5 +199,22 @@ class ZipVLCache(ZipVL):
                 f"bits and coarse_bits must be of {', '.join(map(str, BITS))}, coarse_bits fewer; "
                 f"got {self.bits} and {self.coarse_bits}"
             )
+        if self.coarse_key_bits is not None and (self.coarse_key_bits not in BITS or self.coarse_key_bits > self.bits):
+            raise ValueError(
+                f"coarse_key_bits must be one of {', '.join(map(str, BITS))}, at most bits, {self.bits}; "
+                f"got {self.coarse_key_bits}"
+            )
         if self.window < 0:
             raise ValueError(f"window must be at least 0 tokens; got {self.window}")
+
+    def rooms(self, num_tokens: int) -> tuple[int, int]:
+        """Tokens of prompts of at most ``num_tokens`` that ``bits`` and ``coarse_bits`` must have room for.
+
+        With ``ratio`` each has room for its share; else how many are important is not known when shapes are chosen. What stays
+        in the window needs neither.
+        """
+        fine = coarse = old = max(num_tokens - self.window, 0)
+        if self.ratio is not None:
+            counts = self.counts(num_tokens)
+            fine, coarse = counts.max(), (np.arange(num_tokens + 1) - counts).max()
+        return min(int(fine), old), max(min(int(coarse), old), 1)

@@ -19,13 +19,14 @@ push = jax.jit(PackedTokens.push)
 attend = jax.jit(PackedTokens.attention_state)
 
 
-def empty(bits, num_tokens=48, channel_group=4, fitted=False):
+def empty(bits, num_tokens=48, channel_group=4, fitted=False, key_bits=None):
     return PackedTokens.create(
         batch_size=B,
         num_tokens=num_tokens,
         num_kv_heads=G,
         head_dim=E,
         bits=bits,
+        key_bits=key_bits,
         block=BLOCK,
         key_group=KEY_GROUP,
         channel_group=channel_group,
@@ -154,10 +155,11 @@ def test_what_lies_on_levels_comes_back_from_a_fit():
     np.testing.assert_allclose(low + step * codes, x, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_blocks_hold_what_was_pushed_and_never_change(bits):
+@pytest.mark.parametrize(("bits", "key_bits"), [*zip(BITS, BITS), (2, 4), (8, 2)])
+def test_blocks_hold_what_was_pushed_and_never_change(bits, key_bits):
     rng = np.random.default_rng(bits)
-    packed = empty(bits)
+    packed = empty(bits, key_bits=None if key_bits == bits else key_bits)
+    assert packed.nbytes == B * G * 48 * (E * (bits + key_bits) // 8 + 2 * 2 * E // KEY_GROUP + 2 * 2 * E // 4)
     counts = [[16, 16], [16, 0], [5, 9]]
     pushed = []
     for count in counts:
@@ -185,7 +187,7 @@ def test_blocks_hold_what_was_pushed_and_never_change(bits):
             wanted_keys, wanted_values = (side[row][:, :used] for side in pushed[number])
             for first in range(0, used, KEY_GROUP):
                 group = wanted_keys[:, first : first + KEY_GROUP]
-                steps = (group.max(1) - group.min(1)) / (2**bits - 1)
+                steps = (group.max(1) - group.min(1)) / (2**key_bits - 1)
                 error = np.abs(keys[row, :, place, first : min(first + KEY_GROUP, used)] - group)
                 bound = steps / 2 * (1 + 1e-3) + HALF * np.abs(group).max(1)
                 assert (error <= bound[:, None]).all()
@@ -196,10 +198,10 @@ def test_blocks_hold_what_was_pushed_and_never_change(bits):
 
 
 @settings(deadline=None, max_examples=8)
-@given(st.integers(0, 10**6), st.sampled_from(BITS), st.sampled_from([1, 3]))
-def test_attention_is_that_to_the_dequantised(seed, bits, num_new):
+@given(st.integers(0, 10**6), st.sampled_from(BITS), st.sampled_from([None, *BITS]), st.sampled_from([1, 3]))
+def test_attention_is_that_to_the_dequantised(seed, bits, key_bits, num_new):
     rng = np.random.default_rng(seed)
-    packed = empty(bits, fitted=bool(seed % 2))
+    packed = empty(bits, fitted=bool(seed % 2), key_bits=key_bits)
     for _ in range(3):
         keys, values = jnp.asarray(rng.normal(size=(2, B, G, BLOCK, E)), jnp.float32)
         packed = push(packed, keys, values, jnp.asarray(rng.integers(0, BLOCK + 1, B), jnp.int32))

@@ -1,5 +1,6 @@
 """ZipVL: how many tokens of a prompt are important, and which."""
 
+import math
 import re
 
 import jax
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdec.attention.sparse.selection import masked_attention
-from jaxdec.attention.sparse.zipvl import ZipVL
+from jaxdec.attention.sparse.zipvl import ZipVL, ZipVLCache
 from tests.attention.sparse.prompts import causal_mask, prompts, textbook
 
 SHAPE = (3, 40, 4, 2, 6)  # B, T, H, G, E
@@ -125,6 +126,36 @@ def test_every_row_is_as_if_alone():
     for row in range(3):
         alone = rule.important(*(side[row : row + 1] for side in (q, k, rows, rng)))
         np.testing.assert_array_equal(alone[0], together[row])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    ratio=st.one_of(st.none(), st.floats(0.001, 1), st.sampled_from([0.07, 0.5, 0.7])),
+    window=st.integers(0, 50),
+    most=st.integers(1, 60),
+)
+def test_there_is_room_for_whatever_is_important(ratio, window, most):
+    """Any prompt of at most so many tokens, with as many important tokens in the window as there can be, or as few."""
+    fine, coarse = ZipVLCache(ratio=ratio, window=window).rooms(most)
+    needed = []
+    for length in range(most + 1):
+        old = max(length - window, 0)
+        for important in range(length + 1) if ratio is None else [math.ceil(round(ratio * length, 9))]:
+            needed += [(min(important, old), old - max(important - (length - old), 0))]
+    assert (fine, coarse) == (max(most for most, _ in needed), max(1, *(most for _, most in needed)))
+
+
+def test_a_share_of_tokens_is_counted_alike_everywhere():
+    rule = ZipVL(ratio=0.07, last_probes=1, random_probes=0)
+    counts = rule.counts(100)
+    assert counts[100] == 7  # not 8, as 0.07 * 100 is in binary
+    lengths = jnp.arange(1, 101)
+    scores = jnp.asarray(np.random.default_rng(0).random((100, 100)), jnp.float32)
+    np.testing.assert_array_equal(rule.choose(scores, scores, lengths).sum(1), counts[1:])
+    with pytest.raises(
+        ValueError, match="ratio must be a number where important tokens are counted before they are seen; got None"
+    ):
+        ZipVL().counts(3)
 
 
 @pytest.mark.parametrize(

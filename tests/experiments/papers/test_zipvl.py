@@ -7,7 +7,7 @@ import pytest
 
 from experiments.papers.command import run_command
 from experiments.papers.progress import NoProgress
-from experiments.papers.token_sparsity.arms import DENSE, HALF, attention_arms, cache_arms, dynamic, fixed_arm
+from experiments.papers.token_sparsity.arms import DENSE, HALF, KEYS, attention_arms, cache_arms, dynamic, fixed_arm
 from experiments.papers.token_sparsity.measurements import (
     bytes_part,
     cache_texts,
@@ -62,9 +62,11 @@ def test_parts_measure_what_the_rules_do():
     np.testing.assert_allclose(scores["all"]["surprisal"], scores[DENSE]["surprisal"], atol=1e-3)
     assert np.abs(np.subtract(scores["half"]["surprisal"], scores[DENSE]["surprisal"])).min() > 1e-3
     held = bytes_part(model, TEXTS[0], {DENSE: {}, **cache_arms(0.95, 4, 4, 8)}, 0)
-    assert held[DENSE] == 2 * TINY.num_layers * TINY.num_kv_heads * TINY.head_dim * 4 * 128
+    assert held[DENSE] == 2 * TINY.num_layers * TINY.num_kv_heads * TINY.head_dim * 2 * 128
     assert held["int2"] < held["int4"] < held["int8"]
     assert held["int4/int2, half"] <= held["int4/int2, dynamic"]
+    longer = bytes_part(model, (TEXTS[0][0] * 10, TEXTS[0][1]), cache_arms(0.95, 4, 4, 8), 0)
+    assert longer["int4/int2, half"] < longer["int4/int2, dynamic"], "both kinds have room for their share alone"
 
 
 def made_up(changes):
@@ -78,6 +80,8 @@ def made_up(changes):
     one, other = np.broadcast_to(own["half"], 2)
     cached[DENSE] = {"surprisal": [2.5, 4.0], "best": [True, True]}  # of other texts than those by rules for prompts
     cached[HALF] = {"surprisal": [2.5 + one, 4.0 + other], "best": [True, True]}
+    one, other = np.broadcast_to(own.get("keys", 0.005), 2)
+    cached[KEYS] = {"surprisal": [2.5 + one, 4.0 + other], "best": [True, True]}
 
     def ratios(value):
         return {arm: {"ratio": [value, value], "skipped": [[0.5, 0.5]] * 2} for arm in ARMS if arm != DENSE}
@@ -90,7 +94,7 @@ def made_up(changes):
         needles=texts,
         ratios={"texts": ratios(list(own["layers"])), "needles": ratios([own["filler"]] * 2)},
         caches=cached,
-        nbytes={**dict.fromkeys(CACHES, 400), DENSE: 1000, HALF: own["bytes"]},
+        nbytes={**dict.fromkeys(CACHES, 400), DENSE: 500, HALF: own["bytes"]},
         prefill=[
             {"length": length, "foreign_load": 0.0, "milliseconds": {**times, middle: [10.0 / gain]}}
             for length, gain in ((64, slow), (128, fast))
@@ -110,14 +114,16 @@ def made_up(changes):
         ({"middle": 0.1}, {5: False}),
         ({"half": 0.02}, {6: False}),
         ({"half": (-0.01, 0.02)}, {6: None}),
-        ({"bytes": 260}, {7: False}),
-        ({"times": (1.2, 1.1)}, {8: False}),
-        ({"times": (0.5, 0.9)}, {8: False}),
+        ({"keys": 0.02}, {7: False}),
+        ({"keys": (-0.01, 0.02)}, {7: None}),
+        ({"bytes": 260}, {8: False}),
+        ({"times": (1.2, 1.1)}, {9: False}),
+        ({"times": (0.5, 0.9)}, {9: False}),
     ],
 )
 def test_every_claim_can_fail(changes, others):
     found = all_claims(made_up(changes))
-    assert [entry["reproduced"] for entry in found] == [others.get(index, True) for index in range(9)]
+    assert [entry["reproduced"] for entry in found] == [others.get(index, True) for index in range(10)]
     assert all(entry["reason"] for entry in found if not entry["reproduced"])
 
 
@@ -134,5 +140,5 @@ def test_tables_and_figures(tmp_path):
 def test_the_smoke_run_judges_nothing(tmp_path):
     assert run_command(["reproduce", "--paper=zipvl", "--smoke", f"--out={tmp_path}"], "") == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert [claim["reproduced"] for claim in metrics["claims"]] == [None] * 9
+    assert [claim["reproduced"] for claim in metrics["claims"]] == [None] * 10
     assert (tmp_path / "report.md").read_text().count("![") == 2
