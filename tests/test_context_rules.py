@@ -109,24 +109,46 @@ def test_fewer_bits_say_nearly_the_same(model, plain, name):
     assert texts(model, prompt)[0][0][:1] == plain[0][0][:1]
 
 
+PROBES = "last_probes=8,random_probes=8"
+
+
 @pytest.mark.parametrize(
-    ("asked", "fitted"),
+    ("asked", "fitted", "bits"),
     [
-        ("quantized:bits=2", False),
-        ("quantized:bits=2,fitted=true", True),
-        ("zipvl:last_probes=8,random_probes=8", True),
-        ("zipvl:last_probes=8,random_probes=8,fitted=false", False),
+        ("quantized:bits=2", False, {(2, 2)}),
+        ("quantized:bits=2,key_bits=8,fitted=true", True, {(8, 2)}),
+        (f"zipvl:{PROBES}", True, {(4, 4), (2, 2)}),
+        (f"zipvl:{PROBES},coarse_key_bits=4", True, {(4, 4), (4, 2)}),
+        (f"zipvl:{PROBES},fitted=false", False, {(4, 4), (2, 2)}),
     ],
 )
-def test_ranges_are_fitted_where_the_rule_says_so(model, asked, fitted):
-    found = set()
+def test_ranges_are_fitted_and_bits_chosen_where_the_rule_says_so(model, asked, fitted, bits):
+    found = []
 
     def note(prompt):
         cache: Any = start(Autoregressive(), model, prompt).cache
-        found.update(region.fitted for region in (*cache.packed, *cache.coarse))
+        found.extend((*cache.packed, *cache.coarse))
 
     jax.eval_shape(note, with_rules(batch(), kv_cache=asked))  # static: traced, never run
-    assert found == {fitted}
+    assert {region.fitted for region in found} == {fitted}
+    assert {(region.key_bits, region.value_bits) for region in found} == bits
+
+
+@pytest.mark.slow
+def test_each_precision_has_room_for_its_share_and_nothing_is_lost(model):
+    lengths, window = (500, 33, 290), 3
+    prompts = [RNG.integers(0, 41, length).tolist() for length in lengths]
+    prompt = with_rules(Prompt.create(prompts, 5), kv_cache=f"zipvl:ratio=0.3,window={window},{PROBES}")
+    cache: Any = start(Autoregressive(), model, prompt).cache
+    assert cache.length.tolist() == list(lengths)
+    for row, length in enumerate(lengths):
+        fine, coarse = int(cache.packed[0].length[row]), int(cache.coarse[0].length[row])
+        assert fine + coarse == length - window
+        assert -(-3 * length // 10) - window <= fine < -(-3 * length // 10), (
+            "the last token is important, in the window"
+        )
+    blocks = [side[0].used.shape[1] for side in (cache.packed, cache.coarse)]
+    assert blocks == [2, 3], "154 tokens and 64 new ones, 358 tokens; each would take 4 for 512"
 
 
 def test_a_small_budget_changes_the_text_and_takes_less_room(model, plain):
