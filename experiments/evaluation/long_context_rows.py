@@ -36,7 +36,9 @@ ROWS = (
     Row("int8", None, "quantized:bits=8", "cache"),
     Row("int4", None, "quantized:bits=4", "cache"),
     Row("int2", None, "quantized:bits=2", "cache"),
+    Row("int2_keys4", None, "quantized:bits=2,key_bits=4", "cache"),
     Row("zipvl_cache", None, "zipvl", "cache"),
+    Row("zipvl_cache_keys4", None, "zipvl:coarse_key_bits=4", "cache"),
 )
 SMOKE_ROWS = (
     Row("dense", None, None, ""),
