@@ -6,7 +6,7 @@ tokens become 768 to 4096.
     python -m experiments.reproduce --paper=zipvl --out=benchmarks/results/papers/zipvl
 
 Expected figure: shares of important tokens that differ between layers, and caches at four and two bits near the perplexity of
-four bits alone. Time: 70 minutes, most of them on one of 2 cores; the smoke run under one. Needs no accelerator;
+four bits alone. Time: 95 minutes, nearly all of them on one core; the smoke run under one. Needs no accelerator;
 fetches SmolLM2-135M-Instruct once (the smoke run uses a tiny random model). To take the times again, on a quiet machine, remove
 ``parts/prefill.json`` from the folder of the result and run the same command.
 """
