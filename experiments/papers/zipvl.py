@@ -113,6 +113,8 @@ def run(config: Mapping[str, Any], out_dir: Path, progress: Progress) -> dict[st
             "prefill, which the rules of the cache do not change.",
             "Caches are judged by texts of their own, more of them and longer: what is rounded changes less than what is left "
             f"out. Ranges of codes are fitted unless an arm says {EXTREMES.strip(', ')!r}.",
+            "Bytes are of what is reserved when decoding begins. The dense cache reserves whole buckets of slots, more than "
+            "the prompt and what follows would need, which flatters the others.",
             f"Times are medians of rounds in turns; foreign load in cores {loads}. Above 0.1 they are not to be relied on.",
         ],
         "seconds": parts.seconds(),

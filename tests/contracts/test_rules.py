@@ -39,6 +39,7 @@ SMALL = {
     "ada_snapkv": {"kv_cache": "ada_snapkv:capacity=12,window=4,sinks=1,local=4,kernel=3"},
     "quantized": {"kv_cache": "quantized:bits=2,window=4"},
     "zipvl cache": {"kv_cache": "zipvl:threshold=0.7,last_probes=8,random_probes=8,window=4"},
+    "finer keys": {"kv_cache": "zipvl:ratio=0.4,coarse_key_bits=4,last_probes=8,random_probes=8,window=4"},
 }
 QUICK = {("snapkv", "prompt_lookup:sample")}
 

@@ -154,14 +154,15 @@ class ZipVL:
         return (rank < count[:, None]) & (position < end)
 
     def counts(self, num_tokens: int) -> np.ndarray:
-        """By length up to ``num_tokens``: how many tokens are important where ``ratio`` says so, rounded up.
+        """By length up to ``num_tokens``: how many tokens are important where ``ratio`` says so, rounded up; one at least.
 
         Raises:
           ValueError: no ratio.
         """
         if self.ratio is None:
             raise ValueError("ratio must be a number where important tokens are counted before they are seen; got None")
-        return np.ceil(np.round(self.ratio * np.arange(num_tokens + 1), 9)).astype(int)
+        lengths = np.arange(num_tokens + 1)
+        return np.maximum(np.ceil(np.round(self.ratio * lengths, 9)), lengths > 0).astype(int)
 
     def sparsity(self, important: Bool[Array, "B S"], lengths: Int[Array, "B"]) -> Float[Array, "B"]:
         """Share of the causal cells that attention among important tokens does not compute; 0 for prompts without tokens."""

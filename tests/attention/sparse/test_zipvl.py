@@ -152,6 +152,7 @@ def test_a_share_of_tokens_is_counted_alike_everywhere():
     lengths = jnp.arange(1, 101)
     scores = jnp.asarray(np.random.default_rng(0).random((100, 100)), jnp.float32)
     np.testing.assert_array_equal(rule.choose(scores, scores, lengths).sum(1), counts[1:])
+    assert ZipVL(ratio=1e-12).counts(3).tolist() == [0, 1, 1, 1]
     with pytest.raises(
         ValueError, match="ratio must be a number where important tokens are counted before they are seen; got None"
     ):
