@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdec.attention.dense import KEY_BLOCK, SlotMask, dense_attention_state
+from jaxdec.attention.sparse.slots import write_slots
 from jaxdec.typing import Array, Bool, Float, Int
-
-UNROLLED_ROWS = 8
 
 
 class ContiguousCache(struct.PyTreeNode):
@@ -62,8 +61,8 @@ class ContiguousCache(struct.PyTreeNode):
     def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "ContiguousCache":
         """Write one layer's new keys and values at ``length`` of each row."""
         return self.replace(
-            keys=replaced(self.keys, layer, _write(self.keys[layer], keys.swapaxes(1, 2), self.length)),
-            values=replaced(self.values, layer, _write(self.values[layer], values.swapaxes(1, 2), self.length)),
+            keys=replaced(self.keys, layer, write_slots(self.keys[layer], keys.swapaxes(1, 2), self.length)),
+            values=replaced(self.values, layer, write_slots(self.values[layer], values.swapaxes(1, 2), self.length)),
         )
 
     def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "ContiguousCache":
@@ -88,7 +87,7 @@ class ContiguousCache(struct.PyTreeNode):
 
         def move(buffer):
             chosen = jnp.take_along_axis(buffer, (self.length[:, None] + path)[:, None, :, None], axis=2)
-            return _write(buffer, chosen, self.length)  # entries past count land in unused slots
+            return write_slots(buffer, chosen, self.length)  # entries past count land in unused slots
 
         return advanced.replace(keys=tuple(map(move, self.keys)), values=tuple(map(move, self.values)))
 
@@ -97,27 +96,6 @@ class ContiguousCache(struct.PyTreeNode):
         return jax.tree.map(lambda array: array[rows], self)
 
 
-def replaced(arrays: tuple, index: int, value: Array) -> tuple:
-    """The arrays with another one at an index."""
-    return (*arrays[:index], value, *arrays[index + 1 :])
-
-
-def _write(buffer: Float[Array, "B G S E"], new: Float[Array, "B G T E"], start: Int[Array, "B"]) -> Array:
-    """Write ``new[b]`` at ``start[b]``, in place."""
-    new = new.astype(buffer.dtype)
-    if jax.default_backend() != "cpu":
-        return jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=1))(
-            buffer, new, start
-        )
-    # A batched slice update becomes a scatter, which is slow on CPU: write row after row.
-    zero = jnp.zeros((), start.dtype)
-
-    def write_row(row, buffer):
-        place = (row.astype(start.dtype), zero, start[row], zero)
-        return jax.lax.dynamic_update_slice(buffer, jax.lax.dynamic_slice_in_dim(new, row, 1), place)
-
-    if buffer.shape[0] > UNROLLED_ROWS:
-        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(buffer.shape[0]), write_row, buffer)
-    for row in range(buffer.shape[0]):
-        buffer = write_row(jnp.int32(row), buffer)
-    return buffer
+def replaced(layers: tuple, index: int, value: Any) -> tuple:
+    """The layers with another one at an index."""
+    return (*layers[:index], value, *layers[index + 1 :])

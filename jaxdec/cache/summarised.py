@@ -2,12 +2,16 @@
 
 Quest: Tang et al., 2024, arXiv 2406.10774; see :mod:`jaxdec.attention.sparse.quest`. Summaries are taken of committed tokens,
 so that drafts leave no trace. They cost two keys per page.
+
+What has been committed is summed up by the next append, just before it is read. If a commit did so, behind what read the old
+summaries, XLA would copy all of them at every step: it orders a read before a write by a copy, not by a schedule.
 """
 
+import jax.numpy as jnp
 from flax import struct
 
 from jaxdec.attention.sparse.quest import PageSummary, Quest, quest_attention
-from jaxdec.cache.contiguous import ContiguousCache
+from jaxdec.cache.contiguous import ContiguousCache, replaced
 from jaxdec.typing import Array, Bool, Float, Int
 
 
@@ -16,9 +20,9 @@ class SummarisedCache(struct.PyTreeNode):
 
     Attributes:
       inner: keys and values.
-      summaries: per layer.
+      summaries: per layer, up to date from an append to the next commit.
       rule: which pages are read.
-      max_new: tokens of one commit at most.
+      max_new: tokens that are committed from one append to the next at most.
     """
 
     inner: ContiguousCache
@@ -59,8 +63,10 @@ class SummarisedCache(struct.PyTreeNode):
         return visible
 
     def append(self, layer: int, keys: Float[Array, "B T G E"], values: Float[Array, "B T G E"]) -> "SummarisedCache":
-        """Write one layer's new keys and values behind the committed entries."""
-        return self.replace(inner=self.inner.append(layer, keys, values))
+        """Write one layer's new keys and values behind the committed entries, and sum up what was committed last."""
+        inner, before = self.inner.append(layer, keys, values), jnp.maximum(self.inner.length - self.max_new, 0)
+        summary = self.summaries[layer].commit(inner.keys[layer], before, self.max_new)
+        return self.replace(inner=inner, summaries=replaced(self.summaries, layer, summary))
 
     def observe(self, layer: int, queries: Float[Array, "B T H E"]) -> "SummarisedCache":
         """Pages are chosen where they are read."""
@@ -82,12 +88,8 @@ class SummarisedCache(struct.PyTreeNode):
         )
 
     def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "SummarisedCache":
-        """Keep the entries of ``path``, or forget some, and sum up the pages that changed."""
-        before, inner = self.inner.length, self.inner.commit(path, count)
-        summaries = tuple(
-            summary.commit(keys, before, self.max_new) for summary, keys in zip(self.summaries, inner.keys)
-        )
-        return self.replace(inner=inner, summaries=summaries)
+        """Keep the entries of ``path``, or forget some."""
+        return self.replace(inner=self.inner.commit(path, count))
 
     def fork(self, rows: Int[Array, "R"]) -> "SummarisedCache":
         """Copy rows: row ``r`` of the result is row ``rows[r]``."""

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdec.attention import SlotMask
-from jaxdec.cache import Cache, ContiguousCache, contiguous
+from jaxdec.attention.sparse.slots import UNROLLED_ROWS, write_slots
+from jaxdec.cache import Cache, ContiguousCache
 
 LAYERS, HEADS, KV_HEADS, WIDTH = 2, 4, 2, 4
 
@@ -42,7 +43,7 @@ def committed(cache, row: int):
 @settings(deadline=None, max_examples=6)
 @given(
     st.integers(0, 1000),
-    st.sampled_from([1, 3, contiguous.UNROLLED_ROWS + 1]),
+    st.sampled_from([1, 3, UNROLLED_ROWS + 1]),
     st.lists(st.integers(1, 4), min_size=1, max_size=4),
     st.booleans(),
 )
@@ -126,11 +127,11 @@ def test_sizes_below_one_are_refused(name):
 def test_few_and_many_rows_are_written_alike():
     """Up to a number of rows the writes are unrolled, above it they are a loop."""
     rng = np.random.default_rng(1)
-    buffer = jnp.asarray(rng.normal(size=(contiguous.UNROLLED_ROWS + 4, 1, 16, 2)), jnp.float32)
+    buffer = jnp.asarray(rng.normal(size=(UNROLLED_ROWS + 4, 1, 16, 2)), jnp.float32)
     new = jnp.asarray(rng.normal(size=(buffer.shape[0], 1, 3, 2)), jnp.float32)
     start = jnp.asarray(rng.integers(0, 13, buffer.shape[0]), jnp.int32)
-    looped = contiguous._write(buffer, new, start)
-    unrolled = jnp.concatenate([contiguous._write(*(x[i : i + 4] for x in (buffer, new, start))) for i in (0, 4, 8)])
+    looped = write_slots(buffer, new, start)
+    unrolled = jnp.concatenate([write_slots(*(x[i : i + 4] for x in (buffer, new, start))) for i in (0, 4, 8)])
     np.testing.assert_array_equal(looped, unrolled)
     scattered = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=1))
     np.testing.assert_array_equal(looped, scattered(buffer, new, start))

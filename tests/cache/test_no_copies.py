@@ -40,7 +40,8 @@ def copies(cache):
     """Copies of whole buffers in the program of a loop over steps."""
     model = tiny_transformer(**MODEL)
     held = cache if isinstance(cache, ContiguousCache) else getattr(cache, "inner", None) or cache.held
-    shape = ",".join(map(str, held.keys[0].shape))
+    buffers = [held.keys[0], *(summary.low for summary in getattr(cache, "summaries", ())[:1])]
+    shapes = [",".join(map(str, buffer.shape)) for buffer in buffers]
 
     leaves, layout = jax.tree.flatten(cache)  # lowering builds trees of descriptions, which are no arrays
 
@@ -55,8 +56,8 @@ def copies(cache):
         return jax.tree.leaves(jax.lax.fori_loop(0, count, once, first))
 
     program = jax.jit(steps, donate_argnums=0).lower(leaves, 3).compile().as_text()
-    assert f"f32[{shape}]" in program
-    return re.findall(rf"= f32\[{shape}\]\S* copy\(", program)
+    assert all(f"f32[{shape}]" in program for shape in shapes)
+    return [copy for shape in shapes for copy in re.findall(rf"= f32\[{shape}\]\S* copy\(", program)]
 
 
 @pytest.mark.parametrize("name", ["contiguous", "summarised", pytest.param("retrieval", marks=pytest.mark.slow)])

@@ -24,7 +24,7 @@ def filled(rng, lengths=(100, 41)):
     return cache.append(0, some(rng, 100), some(rng, 100)).commit(None, jnp.asarray(lengths))
 
 
-def test_steps_read_what_the_mask_says_and_commits_keep_the_summaries():
+def test_steps_read_what_the_mask_says_and_appends_keep_the_summaries():
     rng = np.random.default_rng(0)
     cache = SummarisedCache.of(filled(rng), RULE, max_new=3)
     visible = jnp.asarray(np.tril(np.ones((2, 3, 3), bool)))
@@ -32,15 +32,15 @@ def test_steps_read_what_the_mask_says_and_commits_keep_the_summaries():
     for path, count in [(None, [3, 1]), ([[0, 2, 0]] * 2, [2, 2]), (None, [-1, -2]), (None, [3, 3]), (None, [0, 3])]:
         queries = some(rng, 3, heads=4)
         cache = cache.append(0, some(rng, 3), some(rng, 3))
-        keys, values = (side[0].swapaxes(1, 2) for side in (cache.inner.keys, cache.inner.values))
-        mask = RULE.mask(queries, PageSummary.of(cache.inner.keys[0], 8), cache.length, visible)
-        np.testing.assert_allclose(attend(cache, queries), masked_attention(queries, keys, values, mask), atol=2e-6)
-        cache = cache.commit(None if path is None else jnp.asarray(path), jnp.asarray(count))
         fresh = PageSummary.of(cache.inner.keys[0], 8)
         for row, pages in enumerate((cache.length // 8).tolist()):
             for side in ("low", "high"):
                 mine, theirs = (np.asarray(getattr(one, side))[row, :, :pages] for one in (cache.summaries[0], fresh))
                 np.testing.assert_array_equal(mine, theirs)
+        keys, values = (side[0].swapaxes(1, 2) for side in (cache.inner.keys, cache.inner.values))
+        mask = RULE.mask(queries, fresh, cache.length, visible)
+        np.testing.assert_allclose(attend(cache, queries), masked_attention(queries, keys, values, mask), atol=2e-6)
+        cache = cache.commit(None if path is None else jnp.asarray(path), jnp.asarray(count))
     assert cache.length.tolist() == [107, 48]
     assert cache.nbytes == cache.inner.nbytes * 9 // 8
     forked = cache.fork(jnp.asarray([1, 0]))

@@ -14,13 +14,14 @@ read, so that drafts that are not committed leave no trace.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdec.attention.dense import SlotMask
-from jaxdec.attention.sparse.slots import cut_pieces, cut_slots
+from jaxdec.attention.sparse.slots import cut_pieces, cut_slots, write_slots
 from jaxdec.typing import Array, Bool, Float, Int
 from pallas_kernels.arguments import check_integers
 from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
@@ -66,13 +67,9 @@ class PageSummary(struct.PyTreeNode):
         pages = min(-(-most // size) + 1, num_pages)
         first = jnp.minimum(before // size, num_pages - pages)
 
-        def of_row(low, high, keys, first):
-            part = jax.lax.dynamic_slice_in_dim(keys, first * size, pages * size, axis=1)
-            part = part.reshape(keys.shape[0], pages, size, keys.shape[2])
-            write = jax.lax.dynamic_update_slice_in_dim
-            return write(low, part.min(axis=2), first, axis=1), write(high, part.max(axis=2), first, axis=1)
-
-        low, high = jax.vmap(of_row)(self.low, self.high, keys, first)
+        cut = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, size * pages, axis=1))
+        part = cut(keys, size * first).reshape(*keys.shape[:2], pages, size, keys.shape[3])
+        low, high = write_slots(self.low, part.min(axis=3), first), write_slots(self.high, part.max(axis=3), first)
         return self.replace(low=low, high=high)
 
     def fork(self, rows: Int[Array, "R"]) -> "PageSummary":
@@ -122,14 +119,24 @@ class Quest:
         if self.share_heads:
             up, down = up.sum(axis=2, keepdims=True), down.sum(axis=2, keepdims=True)
 
-        def of_head(part):
-            up, down, low, high = part
-            dot = jax.lax.Precision.HIGHEST
-            return jnp.dot(up, high.astype(dtype).T, precision=dot) + jnp.dot(down, low.astype(dtype).T, precision=dot)
+        rows = (batch, num_kv_heads, members * num_new, width)
+        up, down = up.reshape(rows), down.reshape(rows)
 
-        flat = (batch * num_kv_heads, members * num_new, width)
-        sides = (side.reshape(flat[0], -1, width) for side in (summary.low, summary.high))
-        bounds = over_tiles(of_head, (up.reshape(flat), down.reshape(flat), *sides))
+        def of_head(up, down, low, high):
+            dot = functools.partial(jnp.dot, precision=precision_of(dtype))
+            return (dot(high.astype(dtype), up.T) + dot(low.astype(dtype), down.T)).T  # no pages are turned, only these
+
+        def of_index(index):
+            row, head = index // num_kv_heads, index % num_kv_heads
+            sides = (
+                cut_slots(side, row, head, jnp.zeros_like(row), side.shape[2]) for side in (summary.low, summary.high)
+            )
+            return of_head(up[row, head], down[row, head], *sides)
+
+        if jax.default_backend() == "cpu":
+            bounds = jax.lax.map(of_index, jnp.arange(batch * num_kv_heads))
+        else:
+            bounds = jax.vmap(jax.vmap(of_head))(up, down, summary.low, summary.high)
         return bounds.reshape(batch, num_kv_heads * members, num_new, -1)
 
     def pages(
