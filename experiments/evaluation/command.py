@@ -52,7 +52,7 @@ def define_flags() -> flags.FlagValues:
         "parts of 'precision' to measure: quality, timing (default: both); the other is taken from the newest result"
     )
     flags.DEFINE_list("measure", None, about, flag_values=values)
-    integer("tokens", None, "of a prompt of 'long_context', at most (default 1024, smoke 768)", 512)
+    integer("tokens", None, "of a prompt of 'long_context' and 8 timed steps, at most (default 1024, smoke 768)", 512)
     integer("max_new_tokens", None, "budget of every prompt (default 64, smoke 8)", 2)
     integer("rounds", None, "how often everything timed is measured (default 2, of 'precision' 5, smoke 1)", 1)
     flags.DEFINE_list("families", None, "families of prompts (default: all)", flag_values=values)

@@ -23,7 +23,7 @@ import jaxdec
 from experiments.benchmarks.machine import host_tag, wait_quiet
 from experiments.benchmarks.smoke_model import write_smoke_model
 from experiments.evaluation.long_context_rows import REFERENCE, ROWS, SMOKE_ROWS, Row
-from experiments.evaluation.long_context_scoring import Continuations, measure, prepared
+from experiments.evaluation.long_context_scoring import STEPS, Continuations, measure, prepared
 from experiments.evaluation.long_context_summary import summarise
 from experiments.evaluation.precision_texts import source_texts
 from experiments.papers.parts import Parts
@@ -59,7 +59,7 @@ class LongContextOptions:
     Attributes:
       out: folder of the result.
       model: what :func:`jaxdec.load` takes.
-      tokens: of a prompt, at most.
+      tokens: of a prompt and of the steps that are timed behind it, at most: a power of two is one bucket of shapes.
       limit: prompts per task, and passages.
       wait_quiet: seconds to wait for a quiet machine before each prompt.
       seed: of the prompts.
@@ -150,7 +150,8 @@ def measured(
                 for row in order:
                     prompt = prepared(one.tokens, row, width)
                     shape = (row.name, prompt.tokens.shape, prompt.capacity, continuations.tokens.shape)
-                    by_rule[row.name] = measure(lm.model, prompt, continuations, shape in warm)
+                    result = measure(lm.model, prompt, continuations, shape in warm)
+                    by_rule[row.name] = {**result, "log_probs": result["log_probs"][: len(one.ways)]}
                     warm.add(shape)
                     advance(f"{one.name}, {row.name}")
                 return {"name": one.name, "task": one.task, "tokens": len(one.tokens), "by_rule": by_rule}
@@ -166,22 +167,23 @@ def questions(lm: LoadedModel, options: LongContextOptions) -> list[Question]:
       ValueError: see :func:`run`.
     """
     text = lm.tokenizer.encode("\n\n".join(source_texts().values()), add_bos=False)
-    length = options.tokens + PASSAGE_TOKENS
+    most = options.tokens - STEPS
+    length = most + PASSAGE_TOKENS
     if len(text) < length:
-        raise ValueError(f"tokens must be at most {len(text) - PASSAGE_TOKENS}, got {options.tokens}")
+        raise ValueError(f"tokens must be at most {len(text) - PASSAGE_TOKENS + STEPS}, got {options.tokens}")
     limit = options.limit or 1
     encode = functools.partial(encode_prompt, lm, raw=True)  # the cue goes on with the text, and is no assistant's turn
     found = []
     for name, (task, settings) in (SMOKE_TASKS if options.smoke else TASKS).items():
         for number in range(limit):
             seed, make = options.seed + number, LONG_CONTEXT_TASKS[task]
-            sample = make(options.tokens - 1, seed, count=lambda text: len(encode(text)), **settings)
+            sample = make(most - 1, seed, count=lambda text: len(encode(text)), **settings)
             stem = name.replace(", ", "_").replace(" ", "_")
             found.append(Question(f"{stem}_{number}", name, encode(f"{sample.prompt}\n"), ways_on(lm, sample)))
     stride = max(1, (len(text) - length) // limit)
     for number in range(limit):
         piece = text[number * stride : number * stride + length]
-        found.append(Question(f"passage_{number}", "passage", piece[: options.tokens], [([], piece[options.tokens :])]))
+        found.append(Question(f"passage_{number}", "passage", piece[:most], [([], piece[most:])]))
     return found
 
 
@@ -193,8 +195,8 @@ def ways_on(lm: LoadedModel, sample: Sample) -> list[tuple[list[int], list[int]]
 
 
 def laid_out(ways: Sequence[tuple[Sequence[int], Sequence[int]]], width: int) -> Continuations:
-    """Right-padded to ``width``; the last way stands for those that are missing to eight, so that few shapes are compiled."""
-    count = 1 if len(ways) == 1 else max(8, len(ways))
+    """Right-padded to ``width``; the last way stands for those that are missing to eight, so that one shape is compiled."""
+    count = max(8, len(ways))
     tokens, scored = np.zeros((count, width), np.int32), np.zeros((count, width), bool)
     for row in range(count):
         given, counts = ways[min(row, len(ways) - 1)]

@@ -39,7 +39,7 @@ Not measured yet.
 {% endfor %}
 """
 SECTION = """\
-### {{ d.model.name }}, prompts of {{ d.tokens }} tokens, {{ d.host }}, {{ d.date }}
+### {{ d.model.name }}, prompts of up to {{ d.tokens }} tokens, {{ d.host }}, {{ d.date }}
 
 {{ environment }}
 {{ table }}

@@ -18,7 +18,7 @@ from experiments.evaluation.long_context_page import (
     read_long_context,
 )
 from experiments.evaluation.long_context_rows import REFERENCE, ROWS, SMOKE_ROWS
-from experiments.evaluation.long_context_scoring import prepared
+from experiments.evaluation.long_context_scoring import STEPS, prepared
 from experiments.evaluation.long_context_summary import right, summarise
 from experiments.evaluation.page import evaluation_page
 from jaxdec.context_rules import attention_rule, kv_cache_rule
@@ -107,7 +107,7 @@ def test_questions_fit_and_have_one_right_way_on():
     assert [one.task for one in asked] == ["needle"] * 2 + ["variable_tracking"] * 2 + ["passage"] * 2
     decode = lm.tokenizer.decode
     for one in asked:
-        assert len(one.tokens) <= 768
+        assert len(one.tokens) <= 768 - STEPS
         assert len({tuple(scored) for _, scored in one.ways}) == len(one.ways)
         if one.task == "needle":
             given, scored = one.ways[0]
@@ -118,7 +118,11 @@ def test_questions_fit_and_have_one_right_way_on():
     given, scored = asked[0].ways[0]
     assert laid.tokens[0, : len(given) + len(scored)].tolist() == [*given, *scored]
     assert np.flatnonzero(laid.scored[0]).tolist() == list(range(len(given), len(given) + len(scored)))
-    assert long_context.laid_out(asked[-1].ways, 70).tokens.shape == (1, 70)
+    passage = long_context.laid_out(asked[-1].ways, 70)
+    assert (passage.tokens.shape, passage.scored.shape) == ((8, 70), (8, 70))
+    assert (passage.tokens == passage.tokens[:1]).all()
+    capacities = {prepared(one.tokens, ROWS[0], 70).capacity for one in asked}
+    assert len(capacities) == 1  # prompts and the steps behind them lie in one bucket
     with pytest.raises(ValueError, match="tokens must be at most"):
         long_context.questions(lm, long_context.LongContextOptions(out=None, tokens=10**6, limit=1, smoke=True))  # type: ignore[arg-type]
 
