@@ -198,8 +198,8 @@ class QuantizedCache(struct.PyTreeNode):
     @property
     def capacity(self) -> int:
         """Tokens per row that can be packed and that stay in full precision; a prompt's coarse ones come on top of these."""
-        _, blocks, block = self.packed[0].key_codes.shape[1:4]
-        return blocks * block + self.window
+        first = self.packed[0]
+        return first.used.shape[1] * first.block + self.window
 
     @property
     def nbytes(self) -> int:
@@ -237,7 +237,7 @@ class QuantizedCache(struct.PyTreeNode):
 
     def commit(self, path: Int[Array, "B A"] | None, count: Int[Array, "B"]) -> "QuantizedCache":
         """Keep the entries of ``path``, then pack whole blocks that have left the window."""
-        block = self.packed[0].key_codes.shape[3]
+        block = self.packed[0].block
         full = self.window + block
 
         def pack_one(cache: "QuantizedCache") -> "QuantizedCache":
@@ -270,7 +270,7 @@ def _pack(
 
     A loop over blocks, and not over Python: a prompt of 16k tokens has 128 in each layer.
     """
-    blocks, block = region.key_codes.shape[2:4]
+    blocks, block = region.used.shape[1], region.block
     slots = keys.shape[2]
     order = jnp.argsort(~chosen, axis=1, stable=True)
     order = jnp.pad(order, ((0, 0), (0, -slots % block)), mode="edge")

@@ -34,17 +34,23 @@ def fold(state: SoftmaxState, scores: jax.Array, values: jax.Array) -> SoftmaxSt
       scores: ``[N, n]``, scaled, of the state's type; ``-inf`` for a key that the row may not read.
       values: ``[n, D]``, finite where no row may read them.
     """
-    top = jnp.maximum(state.top, jax.lax.stop_gradient(scores.max(-1, keepdims=True)))  # cancels out of the results
-    base = jnp.where(top == -jnp.inf, 0.0, top)  # a row that could read nothing yet: -inf - -inf is NaN
-    shrink, weights = jnp.exp(state.top - base), jnp.exp(scores - base)
+    state, weights = weigh(state, scores)
     product = jnp.dot(
         weights.astype(values.dtype),
         values,
         preferred_element_type=scores.dtype,
         precision=precision_of(values.dtype),
     )
+    return state._replace(weighted=state.weighted + product)
+
+
+def weigh(state: SoftmaxState, scores: jax.Array) -> tuple[SoftmaxState, jax.Array]:
+    """The first half of :func:`fold`: the state without the new values, and their weights, ``[N, n]``."""
+    top = jnp.maximum(state.top, jax.lax.stop_gradient(scores.max(-1, keepdims=True)))  # cancels out of the results
+    base = jnp.where(top == -jnp.inf, 0.0, top)  # a row that could read nothing yet: -inf - -inf is NaN
+    shrink, weights = jnp.exp(state.top - base), jnp.exp(scores - base)
     total = state.total * shrink + weights.sum(-1, keepdims=True)
-    return SoftmaxState(top, total, state.weighted * shrink + product)
+    return SoftmaxState(top, total, state.weighted * shrink), weights
 
 
 def finish(state: SoftmaxState) -> tuple[jax.Array, jax.Array]:

@@ -44,8 +44,8 @@ def held(cache, layer, row):
     for region in [side[layer] for side in (cache.packed, cache.coarse) if side]:
         for number in range(int(region.blocks[row])):
             used = int(region.used[row, number])
-            heads = [region.block_of(row, head, number) for head in range(KV_HEADS)]
-            parts.append([np.stack([np.asarray(head[i])[:used] for head in heads], axis=1) for i in range(2)])
+            heads = [region.parts_of(row, head, number) for head in range(KV_HEADS)]
+            parts.append([np.stack([np.concatenate(head[i])[:used] for head in heads], axis=1) for i in range(2)])
     recent = int(cache.recent.length[row])
     sides = (cache.recent.keys[layer], cache.recent.values[layer])
     parts.append([np.asarray(side[row, :, :recent]).swapaxes(0, 1) for side in sides])
@@ -284,7 +284,7 @@ def test_bad_settings_are_refused():
     refused("capacity must be at least 1, got 0", capacity=0)
     refused("max_new must be at least 1, got 0", max_new=0)
     refused("window must be at least 0 tokens; got -1", window=-1)
-    refused("block must be at least 1 token; got 0", block=0)
+    refused("block must be at least 1 token and a multiple of the 2 codes of a byte; got 0", block=0)
     refused("bits must be one of 2, 4, 8; got 3", bits=3)
     refused("key_bits must be one of 2, 4, 8; got 3", key_bits=3)
     refused("key_group must divide block, 8; got 3", key_group=3)

@@ -7,8 +7,12 @@ theirs are taken per token over a group of channels. With ``b`` bits
     step = (max - min) / (2^b - 1)      code = round((x - min) / step)      x' = min + step code      |x - x'| <= step / 2
 
 where ``step`` is 0 for a constant. Both ends of a range are kept in float16 and codes are made for what is kept, so that the
-rounding of the ends, ``2^-11`` of them, is all that the bound grows by. ``8 / b`` codes of neighbouring channels share a byte.
-Attention takes one block of one head at a time out of the packed codes, so that nothing is ever dequantised as a whole.
+rounding of the ends, ``2^-11`` of them, is all that the bound grows by.
+
+Attention takes one block of one head at a time out of the packed codes, so that nothing is ever dequantised as a whole. A byte
+holds the codes of ``8 / b`` tokens, a part of the block apart: each place in the bytes is a matrix of its own, of a part of the
+tokens, ready for products. Codes of neighbours would have to be put between each other first, which takes a processor longer
+than the products do.
 
 Channels of keys have a range per 16 tokens, two bits a number, values one per 64 channels, half a bit; the paper: 32 of both.
 Errors of values average out in the sum that attention is; those of keys stand in its exponents.
@@ -20,6 +24,7 @@ as the end of the range.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -28,7 +33,7 @@ from flax import struct
 from jaxtyping import UInt
 
 from jaxdec.typing import Array, Bool, Float, Int
-from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, fold, precision_of
+from pallas_kernels.tiled_attention.softmax_state import SoftmaxState, empty, finish, precision_of, weigh
 from pallas_kernels.tiled_attention.xla import over_tiles
 
 BITS = (2, 4, 8)
@@ -133,40 +138,51 @@ def _fit(x: Array, used: Array, bits: int, axis: int, low: Array, step: Array) -
     return low, step
 
 
-def pack(codes: UInt[Array, "*dims"], bits: int) -> Array:
-    """``8 / bits`` codes of the last axis in a byte, the first in the lowest bits."""
-    codes = codes.reshape(*codes.shape[:-1], -1, 8 // bits)
+def pack(codes: UInt[Array, "*dims P E"], bits: int) -> Array:
+    """``8 / bits`` tokens in a byte: of as many parts that the tokens are cut into, the first in the lowest bits."""
+    parts = jnp.stack(jnp.split(codes, 8 // bits, axis=-2))
     shift = (bits * jnp.arange(8 // bits)).astype(jnp.uint8)
-    return (codes << shift).sum(axis=-1, dtype=jnp.uint8)
+    return (parts << shift.reshape(-1, *[1] * codes.ndim)).sum(axis=0, dtype=jnp.uint8)
 
 
-def unpack(packed: UInt[Array, "*dims"], bits: int) -> Array:
-    """What :func:`pack` packed."""
-    shift = (bits * jnp.arange(8 // bits)).astype(jnp.uint8)
-    codes = (packed[..., None] >> shift) & jnp.uint8(2**bits - 1)
-    return codes.reshape(*packed.shape[:-1], -1)
+def unpack(packed: UInt[Array, "*dims C E"], bits: int) -> list[Array]:
+    """The parts that :func:`pack` packed, in their order."""
+    if bits == 8:
+        return [packed]
+    return [(packed >> jnp.uint8(shift)) & jnp.uint8(2**bits - 1) for shift in range(0, 8, bits)]
 
 
-def check_bits(name: str, bits: int, head_dim: int):
-    """Raise ValueError if bits are other than 2, 4 and 8, or a head does not fill whole bytes."""
+def check_bits(name: str, bits: int, block: int, key_group: int | None = None):
+    """Check codes of a block of tokens, and the ranges of its keys.
+
+    Raises:
+      ValueError: bits other than 2, 4 and 8; tokens that do not fill whole bytes; groups that begin and end within the parts
+        that share bytes.
+    """
     if bits not in BITS:
         raise ValueError(f"{name} must be one of {', '.join(map(str, BITS))}; got {bits}")
-    if head_dim % (8 // bits):
-        raise ValueError(f"head_dim must be a multiple of the {8 // bits} codes of a byte; got {head_dim}")
+    if block < 1 or block % (8 // bits):
+        raise ValueError(
+            f"block must be at least 1 token and a multiple of the {8 // bits} codes of a byte; got {block}"
+        )
+    part = block * bits // 8
+    if key_group is not None and key_group % part and part % key_group:
+        raise ValueError(
+            f"key_group must divide the {part} tokens of a block that share no byte, or be a multiple of them; got {key_group}"
+        )
 
 
-def check_precision(bits: int, head_dim: int, block: int, key_group: int, channel_group: int):
+def check_precision(bits: int, key_bits: int, head_dim: int, block: int, key_group: int, channel_group: int):
     """Check what packed tokens are made of.
 
     Raises:
-      ValueError: bits other than 2, 4 and 8; a head that codes do not fill whole bytes of; a block without tokens; groups of
-        tokens that do not divide the block or of channels that do not divide the head.
+      ValueError: see :func:`check_bits`; groups of tokens that do not divide the block or of channels that do not divide the
+        head.
     """
-    check_bits("bits", bits, head_dim)
-    if block < 1:
-        raise ValueError(f"block must be at least 1 token; got {block}")
+    check_bits("bits", bits, block)
     if key_group < 1 or block % key_group:
         raise ValueError(f"key_group must divide block, {block}; got {key_group}")
+    check_bits("key_bits", key_bits, block, key_group)
     if channel_group < 1 or head_dim % channel_group:
         raise ValueError(f"channel_group must divide head_dim, {head_dim}; got {channel_group}")
 
@@ -175,10 +191,10 @@ class PackedTokens(struct.PyTreeNode):
     """Tokens of one layer in ``M`` blocks of ``P``, of which each row uses the first ``blocks``.
 
     Attributes:
-      key_codes: ``uint8``, ``C = E key_bits / 8`` bytes per token.
+      key_codes: ``uint8``, ``C = P key_bits / 8`` bytes per channel, see :func:`pack`.
       key_low: least value of each channel of each of the ``K`` groups of tokens of a block, float16.
       key_high: what its greatest code stands for.
-      value_codes: ``uint8``, ``D = E value_bits / 8`` bytes per token.
+      value_codes: ``uint8``, ``D = P value_bits / 8`` bytes per channel.
       value_low: least value of each token and group of channels, float16.
       value_high: what its greatest code stands for.
       used: tokens of each block; the first of it.
@@ -188,10 +204,10 @@ class PackedTokens(struct.PyTreeNode):
       fitted: how ranges are found, see the module.
     """
 
-    key_codes: UInt[Array, "B G M P C"]
+    key_codes: UInt[Array, "B G M C E"]
     key_low: Float[Array, "B G M K E"]
     key_high: Float[Array, "B G M K E"]
-    value_codes: UInt[Array, "B G M P D"]
+    value_codes: UInt[Array, "B G M D E"]
     value_low: Float[Array, "B G M P N"]
     value_high: Float[Array, "B G M P N"]
     used: Int[Array, "B M"]
@@ -217,33 +233,37 @@ class PackedTokens(struct.PyTreeNode):
     ) -> "PackedTokens":
         """Nothing yet, with blocks for ``num_tokens`` tokens; keys in as many bits as values unless ``key_bits`` says other.
 
-        Groups are of 16 tokens and of 64 channels by default, or of as many as these have in common with the block, the head.
+        Groups are of 16 tokens and of 64 channels by default, or of as many as these have in common with the tokens of a block
+        that share no byte, with the head.
 
         Raises:
           ValueError: see :func:`check_precision`.
         """
-        key_group = math.gcd(KEY_GROUP, block) if key_group is None else key_group
-        channel_group = math.gcd(CHANNEL_GROUP, head_dim) if channel_group is None else channel_group
         key_bits = bits if key_bits is None else key_bits
-        check_precision(bits, head_dim, block, key_group, channel_group)
-        check_bits("key_bits", key_bits, head_dim)
+        key_group = math.gcd(KEY_GROUP, block * key_bits // 8) if key_group is None else key_group
+        channel_group = math.gcd(CHANNEL_GROUP, head_dim) if channel_group is None else channel_group
+        check_precision(bits, key_bits, head_dim, block, key_group, channel_group)
         blocks = -(-num_tokens // block)
-        tokens = (batch_size, num_kv_heads, blocks, block)
-        groups = head_dim // channel_group
-        of_keys = (*tokens[:3], block // key_group, head_dim)
+        shape = (batch_size, num_kv_heads, blocks)
+        of_keys, of_values = (*shape, block // key_group, head_dim), (*shape, block, head_dim // channel_group)
         return cls(  # no array twice: a buffer can be donated once
-            key_codes=jnp.zeros((*tokens, head_dim * key_bits // 8), jnp.uint8),
+            key_codes=jnp.zeros((*shape, block * key_bits // 8, head_dim), jnp.uint8),
             key_low=jnp.zeros(of_keys, RANGES),
             key_high=jnp.zeros(of_keys, RANGES),
-            value_codes=jnp.zeros((*tokens, head_dim * bits // 8), jnp.uint8),
-            value_low=jnp.zeros((*tokens, groups), RANGES),
-            value_high=jnp.zeros((*tokens, groups), RANGES),
+            value_codes=jnp.zeros((*shape, block * bits // 8, head_dim), jnp.uint8),
+            value_low=jnp.zeros(of_values, RANGES),
+            value_high=jnp.zeros(of_values, RANGES),
             used=jnp.zeros((batch_size, blocks), jnp.int32),
             blocks=jnp.zeros(batch_size, jnp.int32),
             key_bits=key_bits,
             value_bits=bits,
             fitted=fitted,
         )
+
+    @property
+    def block(self) -> int:
+        """Tokens of a block."""
+        return self.value_low.shape[3]
 
     @property
     def length(self) -> Int[Array, "B"]:
@@ -294,26 +314,36 @@ class PackedTokens(struct.PyTreeNode):
         used = self.used.at[row, where].set(count, mode="drop")
         return self.replace(**written, used=used, blocks=self.blocks + (count > 0))
 
-    def block_of(
+    def parts_of(
         self, row: Int[Array, ""] | int, head: Int[Array, ""] | int, number: Int[Array, ""] | int
-    ) -> tuple[Float[Array, "P E"], Float[Array, "P E"]]:
-        """Keys and values of one block of one head, float32; 0 or rubbish behind the tokens used, never NaN."""
+    ) -> tuple[list[Float[Array, "C E"]], list[Float[Array, "D E"]]]:
+        """Keys and values of one block of one head, float32, in the parts that share bytes, one behind the other.
+
+        Behind the tokens used there are 0 or rubbish, never NaN.
+        """
         at = row, head, number
-        key_low, key_step = levels(self.key_low[at], self.key_high[at], self.key_bits)
-        value_low, value_step = levels(self.value_low[at], self.value_high[at], self.value_bits)
-        keys = unpack(self.key_codes[at], self.key_bits).astype(jnp.float32)
-        values = unpack(self.value_codes[at], self.value_bits).astype(jnp.float32)
-        keys = key_low[:, None] + key_step[:, None] * keys.reshape(key_low.shape[0], -1, keys.shape[-1])
-        values = value_low[..., None] + value_step[..., None] * values.reshape(*value_low.shape, -1)
-        return keys.reshape(self.key_codes.shape[3], -1), values.reshape(self.key_codes.shape[3], -1)
+        keys, values = [], []
+        low, step = levels(self.key_low[at], self.key_high[at], self.key_bits)
+        for number, codes in enumerate(unpack(self.key_codes[at], self.key_bits)):
+            part, size = codes.shape[0], self.block // low.shape[0]  # one is a multiple of the other
+            groups = slice(number * part // size, -(-(number + 1) * part // size))
+            grouped = codes.astype(jnp.float32).reshape(groups.stop - groups.start, -1, codes.shape[1])
+            keys.append((low[groups, None] + step[groups, None] * grouped).reshape(codes.shape))
+        low, step = levels(self.value_low[at], self.value_high[at], self.value_bits)
+        for number, codes in enumerate(unpack(self.value_codes[at], self.value_bits)):
+            tokens = slice(number * codes.shape[0], (number + 1) * codes.shape[0])
+            grouped = codes.astype(jnp.float32).reshape(codes.shape[0], low.shape[1], -1)
+            values.append((low[tokens, :, None] + step[tokens, :, None] * grouped).reshape(codes.shape))
+        return keys, values
 
     def attention_state(
         self, queries: Float[Array, "B T H E"]
     ) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"]]:
         """Attention of all queries to all tokens, and its log-sum-exp; ``(0, -inf)`` where there are none."""
         batch, num_new, num_heads, width = queries.shape
-        num_kv_heads, _, size = self.key_codes.shape[1:4]
+        num_kv_heads = self.key_codes.shape[1]
         dtype = jnp.promote_types(queries.dtype, jnp.float32)
+        dot = functools.partial(jnp.dot, precision=precision_of(dtype))
         grouped = queries.astype(dtype).reshape(batch, num_new, num_kv_heads, -1, width).transpose(0, 2, 1, 3, 4)
         grouped = grouped.reshape(batch, num_kv_heads, -1, width)
 
@@ -321,10 +351,14 @@ class PackedTokens(struct.PyTreeNode):
             row, head = index // num_kv_heads, index % num_kv_heads
 
             def step(number, state: SoftmaxState) -> SoftmaxState:
-                keys, values = (side.astype(dtype) for side in self.block_of(row, head, number))
-                scores = jnp.dot(grouped[row, head], keys.T, precision=precision_of(dtype)) * width**-0.5
-                used = jnp.arange(size) < self.used[row, number]
-                return fold(state, jnp.where(used, scores, -jnp.inf), values)
+                keys, values = self.parts_of(row, head, number)
+                scores = jnp.concatenate([dot(grouped[row, head], part.astype(dtype).T) for part in keys], axis=1)
+                used = jnp.arange(self.block) < self.used[row, number]
+                state, weights = weigh(state, jnp.where(used, scores * width**-0.5, -jnp.inf))
+                pairs = zip(jnp.split(weights, len(values), axis=1), values)
+                return state._replace(
+                    weighted=state.weighted + sum(dot(some, part.astype(dtype)) for some, part in pairs)
+                )
 
             return finish(jax.lax.fori_loop(0, self.blocks[row], step, empty(grouped.shape[2], width, dtype)))
 

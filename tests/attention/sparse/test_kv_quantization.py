@@ -19,7 +19,7 @@ push = jax.jit(PackedTokens.push)
 attend = jax.jit(PackedTokens.attention_state)
 
 
-def empty(bits, num_tokens=48, channel_group=4, fitted=False, key_bits=None):
+def empty(bits, num_tokens=48, channel_group=4, fitted=False, key_bits=None, key_group=KEY_GROUP):
     return PackedTokens.create(
         batch_size=B,
         num_tokens=num_tokens,
@@ -28,7 +28,7 @@ def empty(bits, num_tokens=48, channel_group=4, fitted=False, key_bits=None):
         bits=bits,
         key_bits=key_bits,
         block=BLOCK,
-        key_group=KEY_GROUP,
+        key_group=key_group,
         channel_group=channel_group,
         fitted=fitted,
     )
@@ -36,8 +36,10 @@ def empty(bits, num_tokens=48, channel_group=4, fitted=False, key_bits=None):
 
 def dequantised(packed):
     """Keys and values of all blocks, ``[B, G, M, P, E]``."""
-    rows = [[[packed.block_of(b, g, m) for m in range(packed.used.shape[1])] for g in range(G)] for b in range(B)]
-    return np.moveaxis(np.asarray(rows), 3, 0)
+    blocks = range(packed.used.shape[1])
+    parts = [[[packed.parts_of(b, g, m) for m in blocks] for g in range(G)] for b in range(B)]
+    whole = [[[[np.concatenate(side) for side in block] for block in head] for head in row] for row in parts]
+    return np.moveaxis(np.asarray(whole), 3, 0)
 
 
 @settings(deadline=None, max_examples=10)
@@ -53,13 +55,15 @@ def test_comes_back_within_half_a_step(seed, bits, scale):
         assert int(codes.min()) == 0
         error = np.abs(np.asarray(low) + np.asarray(step) * np.asarray(codes, np.float32) - x)
         assert (error <= np.asarray(step) / 2 * (1 + 1e-4) + HALF * np.abs(x).max()).all()
-        np.testing.assert_array_equal(unpack(pack(codes, bits), bits), codes)
+        np.testing.assert_array_equal(jnp.concatenate(unpack(pack(codes, bits), bits), axis=1), codes)
         assert pack(codes, bits).nbytes == x.size * bits // 8
 
 
-def test_codes_of_neighbours_share_a_byte_first_lowest():
-    assert pack(jnp.asarray([1, 2, 3, 0], jnp.uint8), 2).tolist() == [1 + 2 * 4 + 3 * 16]
-    assert pack(jnp.asarray([5, 9], jnp.uint8), 4).tolist() == [5 + 9 * 16]
+def test_tokens_a_part_apart_share_a_byte_first_lowest():
+    tokens = jnp.asarray([[1, 3], [0, 2], [2, 3], [1, 1]], jnp.uint8)
+    assert pack(tokens, 2).tolist() == [[1 + 2 * 16 + 1 * 64, 3 + 2 * 4 + 3 * 16 + 1 * 64]]
+    assert pack(tokens, 4).tolist() == [[1 + 2 * 16, 3 + 3 * 16], [0 + 1 * 16, 2 + 1 * 16]]
+    assert pack(tokens, 8).tolist() == tokens.tolist()
 
 
 def test_constants_come_back_as_float16_has_them():
@@ -155,11 +159,13 @@ def test_what_lies_on_levels_comes_back_from_a_fit():
     np.testing.assert_allclose(low + step * codes, x, atol=1e-6)
 
 
-@pytest.mark.parametrize(("bits", "key_bits"), [*zip(BITS, BITS), (2, 4), (8, 2)])
-def test_blocks_hold_what_was_pushed_and_never_change(bits, key_bits):
+@pytest.mark.parametrize(
+    ("bits", "key_bits", "size"), [(2, 2, 8), (4, 4, 4), (8, 8, 8), (2, 4, 1), (8, 2, 2), (4, 2, 16)]
+)
+def test_blocks_hold_what_was_pushed_and_never_change(bits, key_bits, size):
     rng = np.random.default_rng(bits)
-    packed = empty(bits, key_bits=None if key_bits == bits else key_bits)
-    assert packed.nbytes == B * G * 48 * (E * (bits + key_bits) // 8 + 2 * 2 * E // KEY_GROUP + 2 * 2 * E // 4)
+    packed = empty(bits, key_bits=None if key_bits == bits else key_bits, key_group=size)
+    assert packed.nbytes == B * G * 48 * (E * (bits + key_bits) // 8 + 2 * 2 * E // size + 2 * 2 * E // 4)
     counts = [[16, 16], [16, 0], [5, 9]]
     pushed = []
     for count in counts:
@@ -185,10 +191,10 @@ def test_blocks_hold_what_was_pushed_and_never_change(bits, key_bits):
         for place, number in enumerate(numbers):
             used = counts[number][row]
             wanted_keys, wanted_values = (side[row][:, :used] for side in pushed[number])
-            for first in range(0, used, KEY_GROUP):
-                group = wanted_keys[:, first : first + KEY_GROUP]
+            for first in range(0, used, size):
+                group = wanted_keys[:, first : first + size]
                 steps = (group.max(1) - group.min(1)) / (2**key_bits - 1)
-                error = np.abs(keys[row, :, place, first : min(first + KEY_GROUP, used)] - group)
+                error = np.abs(keys[row, :, place, first : min(first + size, used)] - group)
                 bound = steps / 2 * (1 + 1e-3) + HALF * np.abs(group).max(1)
                 assert (error <= bound[:, None]).all()
             grouped = wanted_values.reshape(G, used, -1, 4)
@@ -231,13 +237,19 @@ def test_bytes_are_those_of_the_formula():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((3, 8, 16, 8, 4), "bits must be one of 2, 4, 8; got 3"),
-        ((2, 6, 16, 8, 3), "head_dim must be a multiple of the 4 codes of a byte; got 6"),
-        ((4, 8, 0, 8, 4), "block must be at least 1 token; got 0"),
-        ((4, 8, 16, 3, 4), "key_group must divide block, 16; got 3"),
-        ((4, 8, 16, 0, 4), "key_group must divide block, 16; got 0"),
-        ((4, 8, 16, 8, 3), "channel_group must divide head_dim, 8; got 3"),
-        ((4, 8, 16, 8, 0), "channel_group must divide head_dim, 8; got 0"),
+        ((3, 4, 8, 16, 8, 4), "bits must be one of 2, 4, 8; got 3"),
+        ((4, 5, 8, 16, 8, 4), "key_bits must be one of 2, 4, 8; got 5"),
+        ((2, 8, 8, 6, 6, 4), "block must be at least 1 token and a multiple of the 4 codes of a byte; got 6"),
+        ((8, 4, 8, 5, 5, 4), "block must be at least 1 token and a multiple of the 2 codes of a byte; got 5"),
+        ((4, 4, 8, 0, 8, 4), "block must be at least 1 token and a multiple of the 2 codes of a byte; got 0"),
+        ((4, 4, 8, 16, 3, 4), "key_group must divide block, 16; got 3"),
+        ((4, 4, 8, 16, 0, 4), "key_group must divide block, 16; got 0"),
+        (
+            (4, 2, 8, 24, 4, 4),
+            "key_group must divide the 6 tokens of a block that share no byte, or be a multiple of them; got 4",
+        ),
+        ((4, 4, 8, 16, 8, 3), "channel_group must divide head_dim, 8; got 3"),
+        ((4, 4, 8, 16, 8, 0), "channel_group must divide head_dim, 8; got 0"),
     ],
 )
 def test_bad_sizes_are_refused(sizes, message):
