@@ -27,6 +27,7 @@ def test_equals_reference(name, dtype, traced):
     assert_states(got, expected_prefix(arrays, groups), TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.data())
 def test_ragged_groups_known_or_traced(data):

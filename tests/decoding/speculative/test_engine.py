@@ -101,6 +101,7 @@ def test_a_size_that_is_not_fed_costs_nothing(plain):
     assert len([text for text in computations if re.search(products, text)]) >= len(sizes.nodes)
 
 
+@pytest.mark.slow
 def test_sizes_in_float64():
     """Where counts are 64 bits wide unless they are told not to be."""
     with jax.enable_x64(True):
