@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdec.decoding import Autoregressive, Prompt, Sampling, decode
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import greedy_reference
 from tests.tiny_models import tiny_transformer
 

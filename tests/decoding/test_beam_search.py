@@ -17,6 +17,7 @@ from jaxdec.decoding.methods import build_method
 from jaxdec.language_model import LanguageModel
 from tests.decoding.beam_reference import search
 from tests.decoding.timed_markov import law_of, timed_markov
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits, on_host
 from tests.tiny_models import tiny_transformer
 

@@ -18,6 +18,7 @@ from jaxdec.language_model import LanguageModel
 from tests.decoding.beam_reference import search
 from tests.decoding.test_beam_search import VOCAB, batches, check_against_reference, options
 from tests.decoding.timed_markov import law_of, timed_markov
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits
 from tests.tiny_models import markov_model, tiny_transformer
 

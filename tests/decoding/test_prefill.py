@@ -7,6 +7,7 @@ import pytest
 
 from jaxdec.decoding import chunks as module
 from jaxdec.decoding.prefill import prefill
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
 

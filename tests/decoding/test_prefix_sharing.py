@@ -17,6 +17,7 @@ from jaxdec.decoding.prefill import prefill
 from jaxdec.decoding.prefix_sharing import Node, PrefixSharing, find_levels, given_levels, sorted_rows
 from jaxdec.decoding.speculative import DraftModel, PromptLookup, Speculative
 from jaxdec.models.layer_skip import skip_layers
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_models import tiny_transformer
 
 STEM, LEFT, RIGHT = [5, 6, 7, 8, 9], [1, 2, 3, 4], [2, 2, 3]

@@ -10,6 +10,7 @@ import pytest
 from jaxdec.decoding.prefill import prefill
 from jaxdec.language_model import LanguageModel, LanguageModule
 from jaxdec.models import DecoderConfig, RopeScaling, Transformer
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits
 from tests.tiny_models import TINY, tiny_transformer
 

@@ -14,21 +14,13 @@ from jaxdec.errors import CheckpointError
 from jaxdec.parallel import ShardingRules, make_mesh
 from jaxdec.training.recipe import Recipe
 from jaxdec.training.trainer import Precision, Setup, begin, evaluate, train, update
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.training.tiny_recipes import ROWS, Regression, Stream, squared_error
 
 KEY = jax.random.key(3)
 RECIPE = Regression(noise=0.1)
 OPTIMIZER = optax.adamw(1e-2)
 SGD = optax.sgd(0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compiling():
-    """Nearly all of the time is compiling."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def trained(num_steps, recipe=RECIPE, optimizer=OPTIMIZER, batches=None, **options):

@@ -18,6 +18,7 @@ from jaxdec.decoding.speculative.aded import best_first
 from jaxdec.decoding.speculative.tree import DraftTree, check_tree
 from jaxdec.decoding.speculative.trigram_table import TrigramTable, build_trigram_table
 from tests.decoding.speculative.puct_reference import most_visited, simulate
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_models import markov_model, tiny_transformer
 
 VOCAB = 6

@@ -11,6 +11,7 @@ from jaxdec.decoding.speculative import DraftModel, Speculative, SpeculativeSamp
 from jaxdec.decoding.speculative.tree import check_tree
 from jaxdec.models.layer_skip import skip_layers
 from tests.decoding.speculative.drafters import DrawnFromLaw
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits
 from tests.tiny_models import markov_model, tiny_transformer
 

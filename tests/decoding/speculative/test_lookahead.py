@@ -11,6 +11,7 @@ from jaxdec.decoding import Prompt, stream
 from jaxdec.decoding.speculative import Lookahead, Speculative
 from jaxdec.decoding.speculative.lookahead import merge_branches
 from jaxdec.decoding.speculative.tree import ancestors, check_tree
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
 
