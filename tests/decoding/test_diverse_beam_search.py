@@ -140,7 +140,6 @@ def small_batch(ends=(0, 5)):
     return Prompt.create([[1, 2, 3], [4], [6, 7]], [8, 5, 8], eos_tokens=ends)
 
 
-@pytest.mark.slow
 def test_one_group_is_beam_search():
     model, _, _ = timed_markov(VOCAB, seed=4)
     common = {"num_beams": 4, "length_penalty": 0.6, "num_return": 3}
