@@ -18,6 +18,7 @@ from jaxdec.decoding.speculative import (
 from jaxdec.decoding.speculative.datastore import build_datastore, save_datastore
 from jaxdec.decoding.speculative.trigram_table import build_trigram_table, save_trigram_table
 from jaxdec.loading import LoadedModel
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_models import markov_model, tiny_transformer
 from tests.tiny_text import NUM_TOKENS, byte_tokenizer
 

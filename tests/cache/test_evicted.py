@@ -14,6 +14,7 @@ from jaxdec.cache import Cache, ContiguousCache
 from jaxdec.cache.evicted import EvictedCache
 from tests.attention.sparse.prompts import textbook
 from tests.cache.test_contiguous import HEADS, KV_HEADS, LAYERS, WIDTH, append, empty, entries
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 BATCH, PROMPT, SLOTS = 3, 40, 128
 attend = jax.jit(EvictedCache.attention_state, static_argnums=1)

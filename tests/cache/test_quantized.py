@@ -16,6 +16,7 @@ from jaxdec.cache.quantized import QuantizedCache
 from tests.attention.sparse.prompts import textbook
 from tests.cache import test_contiguous as one_piece
 from tests.cache.test_contiguous import append
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 BATCH, LAYERS, HEADS, KV_HEADS, WIDTH = 3, 2, 4, 2, 8
 BLOCK, WINDOW, NEW = 8, 5, 20

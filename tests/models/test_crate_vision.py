@@ -11,6 +11,7 @@ from jaxdec.models import crate_autoencoder, crate_classifier
 from jaxdec.models.crate import CrateConfig
 from jaxdec.models.crate_autoencoder import AutoencoderConfig, CrateAutoencoder, random_mask, reconstruction_loss
 from jaxdec.models.crate_classifier import ClassifierConfig, CrateClassifier
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 LAYERS = CrateConfig(hidden_size=16, num_layers=2, num_heads=2)
 CLASSIFIER = ClassifierConfig(LAYERS, image_size=(8, 8), patch_size=(2, 4), channels=1, num_classes=5)

@@ -25,6 +25,7 @@ from tests.attention.sparse.prompts import (
     selection_of,
     textbook,
 )
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 EVERYTHING = {
     "block-sparse": BlockSparse(top_blocks=99, block=8),

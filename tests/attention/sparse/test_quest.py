@@ -15,6 +15,7 @@ from jaxdec.cache import ContiguousCache
 from pallas_kernels import merge, sparse_decode_attention
 from pallas_kernels.decode_attention.new_tokens import attend_new_tokens
 from tests.attention.sparse.prompts import textbook
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 B, H, G, E, CAPACITY, PAGE = 3, 4, 2, 6, 128, 8
 attend = jax.jit(quest_attention, static_argnames="rule")

@@ -13,6 +13,7 @@ from jaxdec.attention.sparse.gathered import sparse_attention
 from jaxdec.attention.sparse.selection import kv_bytes_selected, masked_attention, sparsity
 from jaxdec.attention.sparse.vertical_slash import VerticalSlash
 from tests.attention.sparse.prompts import NAMES, RULES, SHAPE_OF, SHAPES, causal_mask, mask_of, prompts, selection_of
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 BUDGETS = (6, 16, 48)
 BY_BUDGET = {
