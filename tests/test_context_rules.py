@@ -23,6 +23,7 @@ from jaxdec.decoding.loop import decode, start
 from jaxdec.decoding.methods import build_method
 from jaxdec.generation import Run
 from jaxdec.loading import LoadedModel
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_models import tiny_transformer
 from tests.tiny_text import NUM_TOKENS, byte_tokenizer
 

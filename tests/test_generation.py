@@ -11,6 +11,7 @@ from jaxdec.decoding import Autoregressive, Sampling
 from jaxdec.generation import Run, encode_prompt
 from jaxdec.language_model import LanguageModel
 from jaxdec.loading import LoadedModel
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_models import tiny_transformer
 from tests.tiny_text import NUM_TOKENS, byte_tokenizer, model_that_says
 

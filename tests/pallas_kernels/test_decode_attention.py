@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pallas_kernels import decode_attention, merge, prefix_attention
 from pallas_kernels.decode_attention.shapes import ODD, SHAPES, DecodeShape
 from tests.pallas_kernels.arrays import TOLERANCE, assert_states, decode_inputs, expected_decode, normal, tree_mask
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 SMALL = {**ODD, **{name: shape.scaled(batch=3, slots=70) for name, shape in SHAPES.items()}}
 

@@ -22,6 +22,7 @@ from tests.pallas_kernels.arrays import (
     wide,
 )
 from tests.pallas_kernels.test_tpu import interpreted, lower
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 SMALL = {**ODD, **{name: shape.scaled(batch=3, slots=70) for name, shape in SHAPES.items()}}
 PAGES = {"one of each": 1, "as many tokens as slots": 3, "five heads a group": 16, "a block and one": 128}

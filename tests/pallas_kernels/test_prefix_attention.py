@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pallas_kernels import merge, prefix_attention
 from pallas_kernels.prefix_attention.shapes import ODD, SHAPES, PrefixShape
 from tests.pallas_kernels.arrays import TOLERANCE, assert_states, expected_prefix, normal, prefix_inputs
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 SMALL = {**ODD, **{name: shape.scaled(rows=5, keys=70) for name, shape in SHAPES.items()}}
 RAGGED = PrefixShape((3, 0, 5, 1), (17, 9, 0, 1300), 6, 2, 64)

@@ -34,6 +34,7 @@ from tests.pallas_kernels.arrays import (
     sparse_arguments,
     tree_mask,
 )
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 PREFIX = {
     "smollm2-135m": PREFIX_SHAPES["smollm2-135m"].scaled(rows=5, keys=70),

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdec.training import SequenceCache, begin, fit, next_token_loss, update
 from jaxdec.training.next_token import Texts
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.reference import full_logits
 from tests.tiny_models import tiny_transformer
 

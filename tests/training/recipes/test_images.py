@@ -14,6 +14,7 @@ from jaxdec.models.crate_classifier import ClassifierConfig
 from jaxdec.training.recipe import Recipe
 from jaxdec.training.recipes.masked_autoencoder import MaskedAutoencoder
 from jaxdec.training.recipes.self_distillation import DistilledEncoder, SelfDistillation
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 LAYERS = CrateConfig(hidden_size=8, num_layers=1, num_heads=2)
 AUTOENCODER = MaskedAutoencoder(CrateAutoencoder(AutoencoderConfig(LAYERS, (8, 8), (2, 2), 1)))
