@@ -89,7 +89,7 @@ def test_first_layer_begins_by_looking_back(model):
 
 @pytest.mark.slow
 def test_a_minute_of_training_finds_what_was_said_before(tmp_path):
-    config = {"stages": [{"steps": 260, "lengths": (0,), "tokens": 2048}]}
+    config = {"stages": [{"steps": 400, "lengths": (0,), "tokens": 2048}]}
     size = {"hidden_size": 64, "num_heads": 4, "num_layers": 2, "learning_rate": 4e-3}
     trained = small_models.trained_model(config, size, TokenTaskSizes(), 0, tmp_path, NoProgress())
     texts = small_models.batch_maker(config["stages"], TokenTaskSizes(), seed=9)(0)
