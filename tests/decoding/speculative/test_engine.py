@@ -13,7 +13,6 @@ from jaxdec.decoding.speculative import PromptLookup, Speculative, TreeSizes
 from jaxdec.decoding.speculative.speed_model import AcceptanceRates
 from jaxdec.language_model import LanguageModel
 from tests.decoding.speculative.drafters import RandomTrees, Scripted
-from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_models import tiny_transformer
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3], [7, 7, 7]]
