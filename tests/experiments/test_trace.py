@@ -3,7 +3,6 @@
 import html.parser
 import re
 
-import jax
 import pytest
 
 import jaxdec
@@ -13,6 +12,7 @@ from experiments.interrupts import Interrupts
 from experiments.trace_page import render
 from jaxdec.decoding.speculative import Speculative
 from tests.decoding.speculative.drafters import RandomTrees, Scripted
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 from tests.tiny_text import NUM_TOKENS, byte_tokenizer, model_that_says
 
 ANSWER = "abc déf\n\tghi jkl mn"
@@ -53,14 +53,6 @@ class Page(html.parser.HTMLParser):
 
     def of(self, place):
         return [span for span in self.spans if span["data-place"] == place]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time is compiling
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def traced(drafter, prompt="say", **options):

@@ -23,6 +23,7 @@ from experiments.training_data import make_sources
 from experiments.training_recipes import make_recipe
 from jaxdec.data import batches
 from jaxdec.training.optimizers import make_optimizer
+from tests.quick_compiling import quick_compiling  # noqa: F401 - a fixture
 
 CONFIG = """
 def get_config():
@@ -34,15 +35,6 @@ def get_config():
         "smoke": {"steps": 2},
     }
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compiling():
-    """Nearly all of the time is compiling."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
