@@ -1,7 +1,8 @@
 """Rules that read or keep less of the context, under the methods' promises, and rules that break them and must be caught.
 
 With a budget of everything a rule changes nothing: greedy, speculative and sampled texts of a ragged batch are those of dense
-decoding. With a small budget texts are approximate, and still those of each row alone, streamed or not, by one program.
+decoding. With a small budget texts are approximate, and still those of each row alone, greedy and sampled, streamed or not, by
+one program.
 """
 
 import dataclasses
@@ -86,10 +87,15 @@ def test_a_budget_of_everything_changes_no_text(name, kind):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "quest" else [pytest.mark.slow]) for name in SMALL]
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[] if (name, kind) == ("quest", "greedy") else [pytest.mark.slow])
+        for name in SMALL
+        for kind in ("greedy", "sample")
+    ],
 )
-def test_rows_do_not_depend_on_their_batch(name):
-    check_alone(METHODS["greedy"], SMALL[name])
+def test_rows_do_not_depend_on_their_batch(name, kind):
+    check_alone(METHODS[kind], SMALL[name])
 
 
 @pytest.mark.slow
@@ -130,9 +136,10 @@ def test_a_rule_that_forgets_is_caught(kind):
     assert "than dense decoding's" in fails(check_everything, METHODS[kind], {"kv_cache": rule})
 
 
-def test_a_rule_that_depends_on_the_batch_is_caught():
+@pytest.mark.parametrize("kind", ["greedy", pytest.param("sample", marks=pytest.mark.slow)])
+def test_a_rule_that_depends_on_the_batch_is_caught(kind):
     rule = ReadsItsBatch(capacity=6, window=4, sinks=0, local=5, kernel=3)
-    assert "depends on its batch" in fails(check_alone, METHODS["greedy"], {"kv_cache": rule})
+    assert "depends on its batch" in fails(check_alone, METHODS[kind], {"kv_cache": rule})
 
 
 @pytest.fixture(autouse=True, scope="module")
